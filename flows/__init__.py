@@ -1,0 +1,1 @@
+"""Prefect adapters: one file per stage, `pipeline` chains them. All work is done in `vlmvid.pipeline`."""

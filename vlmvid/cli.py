@@ -1,0 +1,166 @@
+"""The command line: the same functions as the flows, and `run`, which is the flow itself.
+
+Results go to stdout, logs and progress bars to stderr. Exit codes: 0 done, 1 the work failed,
+2 bad usage or config.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from vlmvid.errors import ConfigError, VlmvidError
+
+STAGE_HELP = {
+    "ingest": "read the dataset, make generated videos, digest the source files",
+    "decode": "videos to frames",
+    "encode": "frames and texts to features",
+    "align": "learn heads and the temporal module on stored features",
+    "evaluate": "measure the aligned model",
+    "register": "build the model folder and register it",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    _configure_logging(arguments.verbose)
+    try:
+        command: Callable[[argparse.Namespace], int] = arguments.command
+        return command(arguments)
+    except ConfigError as error:
+        return _fail(error, 2)
+    except VlmvidError as error:
+        return _fail(error, 1)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted; run the same command again to go on\n")
+        return 1
+
+
+def _fail(error: Exception, code: int) -> int:
+    sys.stderr.write(f"vlmvid: {type(error).__name__}: {error}\n")
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="vlmvid", description="Video-language pipelines: decode, encode, align, evaluate."
+    )
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="more log lines on stderr (twice for debug)")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    run = _recipe_command(commands, "run", _run, "the whole pipeline, as a Prefect flow")
+    run.add_argument("--retry", choices=["failed"], help="try clips again that failed for good")
+    run.add_argument("--verify", action="store_true", help="hash every source file and stored shard again")
+    run.add_argument(
+        "--accept-code-change", metavar="STAGE", help="keep this stage's results although its code changed"
+    )
+    _recipe_command(commands, "plan", _plan, "what would run, what is cached, and why")
+    for stage, text in STAGE_HELP.items():
+        command = _recipe_command(commands, stage, _stage, f"one stage, no Prefect: {text}")
+        command.set_defaults(stage=stage)
+        command.add_argument("--retry", choices=["failed"], help="try clips again that failed for good")
+        command.add_argument("--verify", action="store_true", help="hash every source file and stored shard again")
+    search = commands.add_parser("search", help="find clips by a text", description="Find clips by a text.")
+    search.add_argument("text", nargs="+", help="one query per argument")
+    search.add_argument("--model", required=True, help="models:/NAME@alias or a model folder")
+    search.add_argument("--index", required=True, help="folder of an encode artifact, as `vlmvid encode` prints it")
+    search.add_argument("--top-k", type=int, default=5)
+    search.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    search.set_defaults(command=_search)
+    return parser
+
+
+def _recipe_command(
+    commands: Any, name: str, function: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    command.add_argument("recipe", help="a YAML file, e.g. configs/pipelines/quickstart.yaml")
+    command.add_argument("-o", "--override", action="append", default=[], metavar="a.b=c", help="change one key")
+    command.add_argument("--home", help="the store (default: VLMVID_HOME, else ./.vlmvid)")
+    command.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    command.set_defaults(command=function)
+    return command
+
+
+def _request(arguments: argparse.Namespace) -> Any:
+    from vlmvid.pipeline.request import make_request
+
+    return make_request(
+        arguments.recipe,
+        arguments.override,
+        home=arguments.home,
+        retry_failed=getattr(arguments, "retry", None) == "failed",
+        verify=getattr(arguments, "verify", False),
+    )
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    request = _request(arguments)
+    if arguments.accept_code_change:
+        from vlmvid.pipeline.plan import accept_code_change
+
+        for module in accept_code_change(request, arguments.accept_code_change):
+            sys.stderr.write(f"accepted for {arguments.accept_code_change}: {module}\n")
+    # A cold first server migrates its database; Prefect's own limit of 20 s is too short for that.
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    from flows.pipeline import pipeline
+
+    pipeline(recipe=request.recipe, home=request.home, retry_failed=request.retry_failed, verify=request.verify)
+    from vlmvid.pipeline.summary import summarise, summary_text
+
+    summary = summarise(request)
+    _print(summary if arguments.json else summary_text(summary))
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from vlmvid.pipeline.plan import plan, plan_json, plan_table
+
+    plans = plan(_request(arguments))
+    _print(plan_json(plans) if arguments.json else plan_table(plans))
+    return 0
+
+
+def _stage(arguments: argparse.Namespace) -> int:
+    from vlmvid.pipeline import STAGES
+    from vlmvid.pipeline.session import pipeline_run
+
+    request = _request(arguments)
+    with pipeline_run(request) as context:
+        ref = STAGES[arguments.stage].run(request)
+        manifest = context.store.manifest(arguments.stage, ref.key)
+        counts = manifest.counts if manifest else {}
+    if arguments.json:
+        _print({**ref.model_dump(), "counts": counts})
+    else:
+        _print(f"{arguments.stage}: {', '.join(f'{n} {name}' for name, n in counts.items())}\n{ref.uri}")
+    return 0
+
+
+def _search(arguments: argparse.Namespace) -> int:
+    from vlmvid.pipeline.search import hits_table, search_index
+
+    hits = search_index(arguments.text, model=arguments.model, index=arguments.index, top_k=arguments.top_k)
+    _print([hit.model_dump() for hit in hits] if arguments.json else hits_table(hits))
+    return 0
+
+
+def _print(value: object) -> None:
+    text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
+    sys.stdout.write(text + "\n")
+
+
+def _configure_logging(verbose: int) -> None:
+    level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("vlmvid").setLevel(level)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

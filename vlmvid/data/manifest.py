@@ -1,0 +1,96 @@
+"""A manifest of clips: JSON Lines or Parquet, one row per clip (`vlmvid.types.Clip`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from vlmvid.config.base import Config
+from vlmvid.config.load import validation_message
+from vlmvid.data.base import Dataset, Defect, require_unique_ids
+from vlmvid.errors import DatasetError
+from vlmvid.types import Clip
+
+
+class ManifestOptions(Config):
+    """`path` of the manifest; clip paths in it are absolute or relative to the manifest's folder."""
+
+    path: str
+
+
+class ManifestDataset(Dataset):
+    """Real videos with whatever text and attributes their manifest gives."""
+
+    options_class = ManifestOptions
+    options: ManifestOptions
+
+    def __init__(self, options: ManifestOptions) -> None:
+        super().__init__(options)
+        self._path = Path(options.path).expanduser().absolute()
+        self._clips: list[Clip] | None = None
+
+    def key_config(self) -> dict[str, Any]:
+        """Nothing: the manifest's own content decides, and it is a source file."""
+        return {}
+
+    def source_files(self) -> dict[str, Path]:
+        """The manifest and every video it names."""
+        files = {self._path.name: self._path}
+        for clip in self._read():
+            files[clip.path] = self._path.parent / clip.path
+        return files
+
+    def clips(self, folder: Path) -> tuple[list[Clip], list[Defect]]:
+        """The manifest's rows with absolute paths."""
+        return [c.model_copy(update={"path": str(self._path.parent / c.path)}) for c in self._read()], []
+
+    def _read(self) -> list[Clip]:
+        if self._clips is None:
+            rows = read_parquet(self._path) if self._path.suffix == ".parquet" else read_json_lines(self._path)
+            clips = [_clip(value, where) for where, value in rows]
+            if not clips:
+                raise DatasetError(f"manifest {self._path} has no rows; write one clip per line")
+            require_unique_ids(clips)
+            self._clips = clips
+        return self._clips
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    """The objects of a JSON Lines file, each with where it stands."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"manifest {path} cannot be read: {error}; check data.options.path") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"manifest {path}, line {number}"
+        try:
+            yield where, json.loads(line)
+        except ValueError as error:
+            raise DatasetError(f"{where} is not JSON: {error}; expected one object per line") from error
+
+
+def read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    """The rows of a Parquet manifest; null columns are left to their defaults."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise DatasetError(f"manifest {path} cannot be read as Parquet: {error}; check data.options.path") from error
+    for number, row in enumerate(table.to_pylist(), start=1):
+        row["attributes"] = {k: v for k, v in (row.get("attributes") or {}).items() if v is not None}
+        yield f"manifest {path}, row {number}", {k: v for k, v in row.items() if v is not None}
+
+
+def _clip(value: Any, where: str) -> Clip:
+    try:
+        return Clip.model_validate(value)
+    except ValidationError as error:
+        raise DatasetError(validation_message(error, Clip, source=where)) from error

@@ -1,0 +1,24 @@
+"""The use cases: (request) -> ArtifactRef, called by the flows and by the command line.
+
+Light until a stage runs: torch, MLflow and the video readers are imported where they are used.
+"""
+
+from vlmvid.pipeline.request import RunRequest, ShardJob, ShardReport, make_request
+from vlmvid.pipeline.session import pipeline_run, stage_run
+from vlmvid.pipeline.stages import SHARDED_STAGES, STAGES, is_transient
+from vlmvid.pipeline.summary import summarise, summary_markdown, summary_text
+
+__all__ = [
+    "SHARDED_STAGES",
+    "STAGES",
+    "RunRequest",
+    "ShardJob",
+    "ShardReport",
+    "is_transient",
+    "make_request",
+    "pipeline_run",
+    "stage_run",
+    "summarise",
+    "summary_markdown",
+    "summary_text",
+]

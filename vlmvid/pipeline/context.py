@@ -1,0 +1,142 @@
+"""The parts a stage needs, opened once per process and request."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+from vlmvid.artifacts import ArtifactRef, Store, open_store
+from vlmvid.artifacts.ref import Kind
+from vlmvid.config import Recipe, load_recipe
+from vlmvid.config.schema import StageName
+from vlmvid.errors import ArtifactError
+from vlmvid.pipeline.index import read_index
+from vlmvid.pipeline.keys import StageKeys
+from vlmvid.pipeline.progress import StageProgress
+from vlmvid.pipeline.request import RunRequest
+from vlmvid.pipeline.sources import Sources
+from vlmvid.tracking import open_tracker, resolve_tracking_uri
+from vlmvid.tracking.base import StageRun, Tracker
+
+
+class RunContext:
+    """A recipe, its store, its keys and its tracker."""
+
+    def __init__(self, request: RunRequest) -> None:
+        self.request = request
+        self.recipe: Recipe = load_recipe(request.recipe)
+        self.store: Store = open_store(request.home, verify=request.verify)
+        self.progress = StageProgress()
+        self.is_running = False
+        self.stage_runs: dict[str, StageRun] = {}
+        self._sources: Sources | None = None
+        self._keys: StageKeys | None = None
+
+    @property
+    def sources(self) -> Sources:
+        """The dataset's files as they are now."""
+        if self._sources is None:
+            self._sources = Sources(self.recipe.data, self.store)
+        return self._sources
+
+    @property
+    def keys(self) -> StageKeys:
+        """Stage keys and clip keys of this recipe, as the files and the code are now."""
+        if self._keys is None:
+            self._keys = StageKeys(self.recipe, self.store, self.sources, self._registry_uri)
+        return self._keys
+
+    def refresh(self) -> None:
+        """Look at the source files, the code and the store again; a process may run many times."""
+        self._sources = None
+        self._keys = None
+
+    @cached_property
+    def tracker(self) -> Tracker:
+        """The tracker that the recipe configures."""
+        return open_tracker(self.recipe.tracking, self.store.home)
+
+    @cached_property
+    def device(self) -> str:
+        """The torch device to compute on: ``options.device``, where auto takes a GPU if there is one."""
+        from vlmvid.models.runtime import resolve_device
+
+        return str(resolve_device(self.recipe.options.device))
+
+    def why_stale(self, stage: StageName) -> str | None:
+        """Why a stage has to run; None when its stored result stands."""
+        parts = self.keys.parts(stage)
+        manifest = self.store.manifest(stage, parts.key)
+        if manifest is None:
+            return self._why_not_cached(stage)
+        if stage == "ingest":
+            return self.sources.why_stale(self.store.artifact_folder(stage, parts.key))
+        if stage in ("decode", "encode"):
+            return self._why_index_stale(stage, self.store.artifact_folder(stage, parts.key))
+        if stage == "register" and not manifest.counts["registered"]:
+            return "the model registry did not take the model the last time"
+        return None
+
+    def require(self, stage: StageName) -> ArtifactRef:
+        """The finished artifact of a stage; raises ArtifactError with the command that makes it."""
+        parts = self.keys.parts(stage)
+        ref = self.store.ref(stage, parts.key)
+        if ref is None:
+            why = self._why_not_cached(stage)
+            raise ArtifactError(
+                f"the result of stage {stage!r} (key {parts.key}) is not in {self.store.home}: {why}; "
+                f"run `vlmvid {stage}` with the same recipe first, or `vlmvid run` for the whole pipeline"
+            )
+        return ref
+
+    def folder(self, stage: StageName) -> Path:
+        """The folder of a finished stage."""
+        return Path(self.require(stage).uri)
+
+    def publish(
+        self, stage: StageName, kind: Kind, write: Callable[[Path], None], *, counts: Mapping[str, int]
+    ) -> ArtifactRef:
+        """Publish the artifact of a stage under its key; later keys are worked out anew."""
+        ref = self.store.publish(
+            self.keys.parts(stage),
+            kind,
+            write,
+            recipe=self.recipe.name,
+            counts=counts,
+            adopted_code=self.keys.adopted(stage),
+        )
+        self.keys.forget_after(stage)
+        return ref
+
+    def _why_not_cached(self, stage: StageName) -> str:
+        """The first thing that differs from the closest earlier result; for ingest, which file."""
+        parts = self.keys.parts(stage)
+        reason = self.store.why_not_cached(parts, self.recipe.name)
+        old = self.store.previous(parts, self.recipe.name)
+        if stage == "ingest" and old is not None and reason.startswith("input sources"):
+            return self.sources.first_changed(self.store.artifact_folder(stage, old.key)) or reason
+        return reason
+
+    def _registry_uri(self) -> str:
+        return resolve_tracking_uri(self.recipe.tracking.uri, self.store.home)
+
+    def _why_index_stale(self, stage: str, folder: Path) -> str | None:
+        index = read_index(folder)
+        keys = [row.key for row in index if row.status == "ok"]
+        missing = len(set(keys)) - len(self.store.clips(stage).rows(set(keys)))
+        if missing:
+            return f"{missing} stored clips are missing or damaged"
+        if stage != "decode":
+            return None
+        transient = sum(row.status == "failed_transient" for row in index)
+        if transient:
+            return f"{transient} clips failed for a passing reason and are tried again"
+        failed = sum(row.status.startswith("failed") for row in index)
+        return f"--retry failed: {failed} clips are tried again" if failed and self.request.retry_failed else None
+
+
+@lru_cache(maxsize=8)
+def open_context(request: RunRequest) -> RunContext:
+    """The context of a request, shared by all tasks of this process."""
+    return RunContext(request)

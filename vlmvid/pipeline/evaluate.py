@@ -1,0 +1,112 @@
+"""The evaluate stage: embed a split with the aligned model and measure it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmvid.artifacts import ArtifactRef
+from vlmvid.artifacts.files import write_bytes
+from vlmvid.evaluation.base import EvaluationData, TaskResult
+from vlmvid.evaluation.report import markdown_report
+from vlmvid.evaluation.runner import evaluate, write_results
+from vlmvid.pipeline.align import split_features
+from vlmvid.pipeline.context import RunContext, open_context
+from vlmvid.pipeline.request import RunRequest
+from vlmvid.pipeline.texts import text_features
+
+if TYPE_CHECKING:
+    from vlmvid.models.alignment import AlignmentModel
+
+STAGE = "evaluate"
+REPORT_FILE = "report.md"
+EMBED_BATCH = 256
+
+
+def compute(request: RunRequest) -> ArtifactRef:
+    """Run the recipe's tasks; writes metrics.json, per-sample Parquet and report.md."""
+    from vlmvid.models.alignment import load_alignment
+
+    context = open_context(request)
+    config = context.recipe.evaluate
+    assert config is not None  # the stage exists only with its section
+    clips, features = split_features(context, config.split, need_captions=False)
+    model = load_alignment(context.folder("align"))
+    data = EvaluationData(
+        clips=tuple(clips),
+        video_embeds=embed_videos(model, features),
+        shuffled_video_embeds=embed_videos(model, shuffle_frames(features, config.seed)),
+        embed_texts=lambda texts: embed_texts(context, model, texts),
+    )
+    results = evaluate(data, config)
+    ref = context.publish(
+        "evaluate",
+        "report",
+        lambda folder: _write(context, results, folder),
+        counts={"clips": len(clips), "tasks": len(results)},
+    )
+    _track(context, results, Path(ref.uri))
+    return ref
+
+
+def embed_videos(model: AlignmentModel, features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Aligned, L2-normalised embeddings (N, P) of features (N, T, D)."""
+    import torch
+
+    with torch.inference_mode():
+        parts = [
+            model.embed_video(torch.from_numpy(np.ascontiguousarray(features[i : i + EMBED_BATCH]))).numpy()
+            for i in range(0, len(features), EMBED_BATCH)
+        ]
+    return np.concatenate(parts)
+
+
+def embed_texts(context: RunContext, model: AlignmentModel, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Aligned, L2-normalised embeddings (M, P) of texts."""
+    import torch
+
+    with torch.inference_mode():
+        return model.embed_text(torch.from_numpy(text_features(context, texts))).numpy()
+
+
+def shuffle_frames(features: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    """The same frames of every clip in another order, drawn per clip from `seed`."""
+    orders = np.random.default_rng(seed).permuted(np.tile(np.arange(features.shape[1]), (len(features), 1)), axis=1)
+    return np.take_along_axis(features, orders[:, :, None], axis=1)
+
+
+def _write(context: RunContext, results: Sequence[TaskResult], folder: Path) -> None:
+    write_results(results, folder)
+    recipe = context.recipe
+    header = {
+        "recipe": recipe.name,
+        "dataset": recipe.data.name,
+        "vision backbone": recipe.encode.vision.backbone,
+        "text encoder": recipe.encode.text.encoder,
+        "temporal module": recipe.align.temporal.kind if recipe.align else "none",
+        **{f"{stage} key": context.keys.key(stage) for stage in recipe.stages() if stage != "register"},
+    }
+    write_bytes(folder / REPORT_FILE, markdown_report(results, header).encode())
+
+
+def _track(context: RunContext, results: Sequence[TaskResult], folder: Path) -> None:
+    run = context.stage_runs.get(STAGE)
+    if run is None:
+        return
+    for result in results:
+        for metric in result.metrics:
+            name = f"{result.task}/{metric.name}"
+            bounds = {"": metric.value, "/ci_low": metric.ci_low, "/ci_high": metric.ci_high}
+            run.log_metrics(
+                {
+                    f"{name}{suffix}": value
+                    for suffix, value in bounds.items()
+                    if value is not None and np.isfinite(value)
+                }
+            )
+    for path in sorted(folder.iterdir()):
+        run.log_file(path, "samples" if path.suffix == ".parquet" else None)

@@ -1,0 +1,130 @@
+"""The ingest stage: the dataset's clips with the digests of their files; generated videos are made."""
+
+from __future__ import annotations
+
+import logging
+from functools import lru_cache
+from pathlib import Path
+
+from vlmvid.artifacts import ArtifactRef, LedgerRow, hash_json
+from vlmvid.artifacts.files import canonical_json, write_bytes, write_json
+from vlmvid.artifacts.ledger import append_line, read_lines
+from vlmvid.data.base import Defect
+from vlmvid.errors import DecodeError
+from vlmvid.pipeline.context import RunContext, open_context
+from vlmvid.pipeline.index import IndexRow, require_enough, status_counts
+from vlmvid.pipeline.request import RunRequest
+from vlmvid.pipeline.sources import CLIPS_FILE, MISSING, SOURCES_FILE, SourceRow
+from vlmvid.pipeline.sources import read_rows as read_artifact_rows
+from vlmvid.types import Clip
+
+logger = logging.getLogger(__name__)
+STAGE = "ingest"
+MADE_FILE = "made.jsonl"
+
+
+def compute(request: RunRequest) -> ArtifactRef:
+    """List the clips, make the generated ones that are missing, digest every file.
+
+    An item that cannot become a clip is a ledger row; too many of them raise StageError.
+    """
+    context = open_context(request)
+    broken = _materialise(context)
+    clips, defects = context.sources.dataset.clips(context.sources.folder)
+    rows: list[SourceRow] = []
+    for clip in clips:
+        path = context.sources.folder / clip.path  # an absolute clip.path stays as it is
+        digest = context.sources.digest(path)
+        if clip.path in broken:
+            defects.append(Defect(clip.video_id, str(path), broken[clip.path].reason_code, str(broken[clip.path])))
+        elif digest == MISSING:
+            defects.append(
+                Defect(clip.video_id, str(path), "missing_file", f"{path} does not exist; mend the manifest")
+            )
+        else:
+            rows.append(SourceRow(clip=clip, path=str(path), source_sha256=digest))
+    index = _record(context, rows, defects)
+    require_enough(STAGE, index, context.recipe.options.max_failed_fraction)
+    lines = "".join(row.model_dump_json() + "\n" for row in rows)
+
+    def write(folder: Path) -> None:
+        write_bytes(folder / CLIPS_FILE, lines.encode())
+        write_json(folder / SOURCES_FILE, context.sources.digests)
+
+    ref = context.publish("ingest", "clips", write, counts=status_counts(index))
+    _rows_of.cache_clear()
+    return ref
+
+
+def read_rows(context: RunContext) -> list[SourceRow]:
+    """The clips of the recipe with their files, in manifest order."""
+    return list(_rows_of(context.folder("ingest")))
+
+
+def read_clips(context: RunContext) -> list[Clip]:
+    """The clips of the recipe, in manifest order."""
+    return [row.clip for row in read_rows(context)]
+
+
+@lru_cache(maxsize=4)
+def _rows_of(artifact: Path) -> tuple[SourceRow, ...]:
+    return tuple(read_artifact_rows(artifact))
+
+
+def _materialise(context: RunContext) -> dict[str, DecodeError]:
+    """Make the generated files that are missing or damaged; returns those that cannot be made."""
+    sources = context.sources
+    names = sources.dataset.generated_files()
+    made_log = sources.folder / MADE_FILE
+    made = {row["name"]: row["sha256"] for row in read_lines(made_log)}
+    todo = [
+        name
+        for name in names
+        if made.get(name) in (None, MISSING) or sources.digest(sources.folder / name) != made[name]
+    ]
+    broken: dict[str, DecodeError] = {}
+    context.progress.begin(STAGE, len(todo), "video")
+    for name in todo:
+        try:
+            sources.dataset.materialise(name, sources.folder)
+        except DecodeError as error:
+            broken[name] = error
+        else:
+            append_line(made_log, _made_row(name, sources.digest(sources.folder / name)))
+        context.progress.advance(STAGE)
+    if todo:
+        context.store.events.emit("videos.made", made=len(todo) - len(broken), broken=len(broken))
+    return broken
+
+
+def _made_row(name: str, sha256: str) -> str:
+    return canonical_json({"name": name, "sha256": sha256})
+
+
+def _record(context: RunContext, rows: list[SourceRow], defects: list[Defect]) -> list[IndexRow]:
+    index = [IndexRow(video_id=row.clip.video_id, key=row.source_sha256, status="ok") for row in rows]
+    for defect in defects:
+        logger.warning("ingest: %s: %s (%s)", defect.video_id, defect.message, defect.reason_code)
+        index.append(
+            IndexRow(
+                video_id=defect.video_id,
+                key=hash_json([defect.video_id, defect.path]),
+                status="failed_permanent",
+                reason_code=defect.reason_code,
+                message=defect.message,
+            )
+        )
+    context.store.ledger(STAGE).record(
+        LedgerRow.model_validate(
+            {
+                "key": hash_json([row.video_id, row.key]),
+                "video_id": row.video_id,
+                "stage": STAGE,
+                "status": row.status,
+                "reason_code": row.reason_code,
+                "message": row.message,
+            }
+        )
+        for row in index
+    )
+    return index

@@ -1,0 +1,199 @@
+"""The stage keys and clip keys of a recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vlmvid.artifacts import KeyParts, Store, hash_json
+from vlmvid.artifacts.code import code_closure, combined_digest, package_versions
+from vlmvid.config import Recipe
+from vlmvid.config.base import Config
+from vlmvid.config.schema import StageName
+from vlmvid.errors import ConfigError
+
+if TYPE_CHECKING:
+    from vlmvid.pipeline.sources import Sources
+
+# The modules whose import closure decides a stage's result, and the packages that may decide it.
+STAGE_ROOTS: dict[str, tuple[str, ...]] = {
+    "decode": ("vlmvid.video.clip_decoder",),
+    "encode": ("vlmvid.models.backbones", "vlmvid.models.clip_encoder"),
+    "text": ("vlmvid.models.text",),
+    "align": ("vlmvid.training.align",),
+    "evaluate": ("vlmvid.evaluation.runner", "vlmvid.models.alignment"),
+    "register": ("vlmvid.serving.model_folder", "vlmvid.serving.pyfunc_model"),
+    "search": ("vlmvid.serving.search",),
+}
+STAGE_PACKAGES: dict[str, tuple[str, ...]] = {
+    "ingest": ("av", "numpy", "PIL"),
+    "decode": ("av", "decord", "numpy", "PIL"),
+    "encode": ("timm", "torch", "transformers"),
+    "text": ("tokenizers", "torch", "transformers"),
+    "align": ("numpy", "torch"),
+    "evaluate": ("numpy", "torch"),
+    "register": (),
+    "search": ("numpy",),
+}
+# Marks what belongs to the text encoder among the code and packages of the encode stage.
+TEXT_SUFFIX = " (text)"
+
+
+class StageKeys:
+    """Key parts of every stage, from the recipe, the source files and the code as they are now."""
+
+    def __init__(self, recipe: Recipe, store: Store, sources: Sources, registry_uri: Callable[[], str]) -> None:
+        self._recipe = recipe
+        self._store = store
+        self._sources = sources
+        self._registry_uri = registry_uri
+        self._parts: dict[str, KeyParts] = {}
+        self._code: dict[str, tuple[dict[str, str], dict[str, str], bool]] = {}
+
+    def parts(self, stage: StageName) -> KeyParts:
+        """What the result of `stage` depends on; raises ConfigError when the recipe lacks the stage."""
+        if stage not in self._parts:
+            if stage not in self._recipe.stages():
+                raise ConfigError(
+                    f"recipe {self._recipe.name!r} has no stage {stage!r}; it runs: "
+                    f"{', '.join(self._recipe.stages())}. Add a {stage!r} section to it"
+                )
+            maker: Callable[[], KeyParts] = getattr(self, f"_{stage}")
+            self._parts[stage] = maker()
+        return self._parts[stage]
+
+    def key(self, stage: StageName) -> str:
+        """The stage key of `stage`."""
+        return self.parts(stage).key
+
+    def forget_after(self, stage: StageName) -> None:
+        """Drop the parts of the stages after `stage`: its revision may have changed."""
+        order = self._recipe.stages()
+        for later in order[order.index(stage) + 1 :]:
+            self._parts.pop(later, None)
+
+    @property
+    def pipeline_key(self) -> str:
+        """One key for the whole recipe: the identity of its MLflow parent run."""
+        return hash_json([self._recipe.name, *(self.key(stage) for stage in self._recipe.stages())])
+
+    def current_code(self, stage: str) -> tuple[dict[str, str], dict[str, str]]:
+        """Module digests and package versions of a stage as they are now."""
+        roots = self._sources.code_roots if stage == "ingest" else STAGE_ROOTS[stage]
+        modules, packages = code_closure(roots)
+        return modules, package_versions(p for p in packages if p in STAGE_PACKAGES[stage])
+
+    def adopted(self, stage: str) -> bool:
+        """Whether the user accepted older code for this stage."""
+        return self._resolved_code(stage)[2]
+
+    def code_digest(self, stage: str) -> str:
+        """One digest of the code of a stage, as it enters clip keys."""
+        code, packages, _ = self._resolved_code(stage)
+        return combined_digest(code, packages)
+
+    # Clip keys: what one clip's, or one text's, result depends on.
+
+    def decode_key(self, source_sha256: str, start_seconds: float, end_seconds: float | None) -> str:
+        """The clip key of the decode stage."""
+        return hash_json([source_sha256, start_seconds, end_seconds, self._decode_config, self.code_digest("decode")])
+
+    def encode_key(self, decode_key: str) -> str:
+        """The clip key of the encode stage."""
+        return hash_json([decode_key, self._vision_config, self.vision_digest, self.code_digest("encode")])
+
+    def text_key(self, text: str) -> str:
+        """The key of one text's features."""
+        return hash_json([text, self._text_config, self.text_digest, self.code_digest("text")])
+
+    @cached_property
+    def vision_digest(self) -> str:
+        """Digest of the vision weights."""
+        from vlmvid.models.weights import vision_weights_digest
+
+        return vision_weights_digest(self._recipe.encode.vision, hash_file=self._hash_file)
+
+    @cached_property
+    def text_digest(self) -> str:
+        """Digest of the text encoder's weights."""
+        from vlmvid.models.weights import text_weights_digest
+
+        return text_weights_digest(self._recipe.encode.text, hash_file=self._hash_file)
+
+    def _hash_file(self, path: Path) -> str:
+        return self._store.digests.digest(path)
+
+    @cached_property
+    def _decode_config(self) -> dict[str, Any]:
+        return self._recipe.decode.model_dump(mode="json")
+
+    @cached_property
+    def _vision_config(self) -> dict[str, Any]:
+        return {**self._recipe.encode.vision.model_dump(mode="json"), "dtype": self._recipe.encode.dtype}
+
+    @cached_property
+    def _text_config(self) -> dict[str, Any]:
+        return self._recipe.encode.text.model_dump(mode="json")
+
+    def _resolved_code(self, stage: str) -> tuple[dict[str, str], dict[str, str], bool]:
+        if stage not in self._code:
+            self._code[stage] = self._store.accepted_code(stage, *self.current_code(stage))
+        return self._code[stage]
+
+    # Stage parts.
+
+    def _ingest(self) -> KeyParts:
+        parts = {"inputs": self._sources.key_inputs(), "config": self._sources.key_config()}
+        code, packages, _ = self._resolved_code("ingest")
+        return KeyParts(stage="ingest", code=code, packages=packages, **parts)
+
+    def _decode(self) -> KeyParts:
+        return self._make("decode", ("ingest",), {"decode": self._decode_config})
+
+    def _encode(self) -> KeyParts:
+        parts = self._make("encode", ("decode",), {"vision": self._vision_config, "text": self._text_config})
+        code, packages, _ = self._resolved_code("text")
+        return parts.model_copy(
+            update={
+                "weights": {"vision": self.vision_digest, "text": self.text_digest},
+                "code": {**parts.code, **{f"{name}{TEXT_SUFFIX}": digest for name, digest in code.items()}},
+                "packages": {**parts.packages, **{f"{name}{TEXT_SUFFIX}": v for name, v in packages.items()}},
+            }
+        )
+
+    def _align(self) -> KeyParts:
+        config = _dump(self._recipe.align)
+        config.pop("checkpoint_every")  # how often to save cannot change what is learnt
+        return self._make("align", ("encode",), {"align": config})
+
+    def _evaluate(self) -> KeyParts:
+        return self._make("evaluate", ("ingest", "encode", "align"), {"evaluate": _dump(self._recipe.evaluate)})
+
+    def _register(self) -> KeyParts:
+        before: tuple[StageName, ...] = ("encode", "align")
+        if self._recipe.evaluate is not None:
+            before = (*before, "evaluate")
+        parts = self._make(
+            "register", before, {"register": _dump(self._recipe.register_), "decode": self._decode_config}
+        )
+        return parts.model_copy(update={"inputs": {**parts.inputs, "registry": self._registry_uri()}})
+
+    def _search(self) -> KeyParts:
+        return self._make("search", ("ingest", "encode"), {"search": _dump(self._recipe.search)})
+
+    def _make(self, stage: str, inputs: tuple[StageName, ...], config: dict[str, Any]) -> KeyParts:
+        code, packages, _ = self._resolved_code(stage)
+        return KeyParts(
+            stage=stage,
+            inputs={name: self._store.input_key(name, self.key(name)) for name in inputs},
+            config=config,
+            code=code,
+            packages=packages,
+        )
+
+
+def _dump(config: Config | None) -> dict[str, Any]:
+    assert config is not None  # Recipe.stages() names only stages whose section is there
+    return config.model_dump(mode="json")

@@ -1,0 +1,36 @@
+"""One progress bar per long stage on stderr; silent where stderr is no terminal."""
+
+from __future__ import annotations
+
+import sys
+from threading import Lock
+
+from tqdm import tqdm
+
+
+class StageProgress:
+    """Bars by stage name; may be advanced from several threads."""
+
+    def __init__(self) -> None:
+        self._bars: dict[str, tqdm[None]] = {}
+        self._lock = Lock()
+
+    def begin(self, stage: str, total: int, unit: str) -> None:
+        """Start the bar of a stage; nothing is drawn for an empty one."""
+        with self._lock:
+            if total and stage not in self._bars:
+                bar: tqdm[None] = tqdm(total=total, desc=stage, unit=unit, file=sys.stderr, disable=None)
+                self._bars[stage] = bar
+
+    def advance(self, stage: str, amount: int = 1) -> None:
+        """Move the bar of a stage on, if there is one."""
+        with self._lock:
+            if stage in self._bars:
+                self._bars[stage].update(amount)
+
+    def end(self, stage: str) -> None:
+        """Close the bar of a stage, if there is one."""
+        with self._lock:
+            bar = self._bars.pop(stage, None)
+            if bar is not None:
+                bar.close()

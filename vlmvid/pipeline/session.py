@@ -1,0 +1,81 @@
+"""A pipeline run and its stages as the tracker and the event log see them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from vlmvid.artifacts import ArtifactRef
+from vlmvid.config.schema import StageName
+from vlmvid.pipeline.context import RunContext, open_context
+from vlmvid.pipeline.request import RunRequest, recipe_json
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def pipeline_run(request: RunRequest) -> Iterator[RunContext]:
+    """The parent run around stages; reopened when the same pipeline runs again, a no-op when nested.
+
+    An exception marks the run FAILED; an interruption (Ctrl-C, SIGTERM) marks it KILLED.
+    """
+    context = open_context(request)
+    if context.is_running:
+        yield context
+        return
+    context.refresh()
+    context.store.events.emit("pipeline.started", recipe=context.recipe.name)
+    context.tracker.start_pipeline(
+        pipeline_key=context.keys.pipeline_key,
+        name=context.recipe.name,
+        config=recipe_json(context.recipe),
+        tags={"vlmvid.recipe": context.recipe.name},
+    )
+    context.is_running = True
+    try:
+        yield context
+    except Exception:
+        context.tracker.finish("FAILED")
+        raise
+    except BaseException:
+        context.tracker.finish("KILLED")
+        raise
+    finally:
+        context.is_running = False
+    context.tracker.finish("FINISHED")
+    context.store.events.emit("pipeline.finished", recipe=context.recipe.name)
+
+
+@contextmanager
+def stage_run(request: RunRequest, stage: StageName) -> Iterator[ArtifactRef | None]:
+    """The child run around one stage; yields the stored result when the stage is cached.
+
+    A cached stage costs one manifest read; the caller returns the reference it is given.
+    """
+    with pipeline_run(request) as context:
+        yield from _stage(context, stage)
+
+
+def _stage(context: RunContext, stage: StageName) -> Iterator[ArtifactRef | None]:
+    parts = context.keys.parts(stage)
+    reason = context.why_stale(stage)
+    cached = None if reason else context.store.ref(stage, parts.key)
+    logger.info("%s: %s (key %s)", stage, f"running, {reason}" if reason else "cached", parts.key)
+    context.store.events.emit("stage.started", stage=stage, key=parts.key, cached=int(cached is not None))
+    started = time.perf_counter()
+    with context.tracker.stage(stage, parts.key, cached=cached is not None) as run:
+        context.stage_runs[stage] = run
+        try:
+            yield cached
+        finally:
+            context.progress.end(stage)
+        if cached is None:
+            run.log_params({"key": parts.key, "reason": reason})
+            run.log_metrics({"wall_seconds": time.perf_counter() - started})
+            manifest = context.store.manifest(stage, parts.key)
+            if manifest is not None:
+                run.log_metrics({f"num_{name}": float(count) for name, count in manifest.counts.items()})
+                run.log_json("key_parts.json", parts.model_dump(mode="json"))
+    context.store.events.emit("stage.finished", stage=stage, key=parts.key)

@@ -1,0 +1,64 @@
+"""What decode and encode share: cutting work into shards, and what not to try again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from vlmvid.artifacts import ArtifactRef
+from vlmvid.config.schema import StageName
+from vlmvid.pipeline.context import RunContext
+from vlmvid.pipeline.request import RunRequest, ShardJob, ShardReport
+from vlmvid.pipeline.session import stage_run
+
+
+def chunk(stage: str, video_ids: Sequence[str], shard_size: int) -> list[ShardJob]:
+    """Cut `video_ids` into jobs of at most `shard_size` clips."""
+    count = -(-len(video_ids) // shard_size)
+    return [
+        ShardJob(stage=stage, index=i, count=count, video_ids=tuple(video_ids[i * shard_size : (i + 1) * shard_size]))
+        for i in range(count)
+    ]
+
+
+def known_failures(context: RunContext, stage: str, keys: Iterable[str]) -> set[str]:
+    """Keys that failed for good earlier; empty with ``--retry failed``.
+
+    A transient failure is always tried again.
+    """
+    if context.request.retry_failed:
+        return set()
+    ledger = context.store.ledger(stage).rows()
+    return {key for key in keys if key in ledger and ledger[key].status == "failed_permanent"}
+
+
+@dataclass(frozen=True)
+class ShardedStage:
+    """A stage that is one task per shard: plan, shards in any order, finish."""
+
+    name: StageName
+    plan_shards: Callable[[RunRequest], list[ShardJob]]
+    run_shard: Callable[[RunRequest, ShardJob], ShardReport]
+    finish: Callable[[RunRequest], ArtifactRef]
+
+    def run(self, request: RunRequest) -> ArtifactRef:
+        """The whole stage in this process, with no orchestrator."""
+        with stage_run(request, self.name) as cached:
+            if cached is not None:
+                return cached
+            for job in self.plan_shards(request):
+                self.run_shard(request, job)
+            return self.finish(request)
+
+
+@dataclass(frozen=True)
+class WholeStage:
+    """A stage that is one task."""
+
+    name: StageName
+    compute: Callable[[RunRequest], ArtifactRef]
+
+    def run(self, request: RunRequest) -> ArtifactRef:
+        """The whole stage in this process, with no orchestrator."""
+        with stage_run(request, self.name) as cached:
+            return self.compute(request) if cached is None else cached

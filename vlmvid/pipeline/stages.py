@@ -1,0 +1,25 @@
+"""The stages by name."""
+
+from __future__ import annotations
+
+from vlmvid.config.schema import StageName
+from vlmvid.pipeline import align, decode, encode, evaluate, ingest, register, search
+from vlmvid.pipeline.sharding import ShardedStage, WholeStage
+
+SHARDED_STAGES: dict[StageName, ShardedStage] = {
+    "decode": ShardedStage("decode", decode.plan_shards, decode.run_shard, decode.finish),
+    "encode": ShardedStage("encode", encode.plan_shards, encode.run_shard, encode.finish),
+}
+STAGES: dict[StageName, ShardedStage | WholeStage] = {
+    "ingest": WholeStage("ingest", ingest.compute),
+    **SHARDED_STAGES,
+    "align": WholeStage("align", align.compute),
+    "evaluate": WholeStage("evaluate", evaluate.compute),
+    "register": WholeStage("register", register.compute),
+    "search": WholeStage("search", search.compute),
+}
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether trying again later may help: problems of disk, memory or network, never of the input."""
+    return isinstance(error, OSError | MemoryError)

@@ -1,0 +1,98 @@
+"""The last words of a run: what was measured, on how many, and where everything is."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from vlmvid.evaluation.base import TaskResult
+from vlmvid.evaluation.report import format_table
+from vlmvid.pipeline.context import RunContext, open_context
+from vlmvid.pipeline.evaluate import REPORT_FILE
+from vlmvid.pipeline.register import read_registered
+from vlmvid.pipeline.request import RunRequest
+from vlmvid.pipeline.search import read_hits
+from vlmvid.tracking import resolve_tracking_uri
+from vlmvid.types import MetricResult
+
+
+def summarise(request: RunRequest) -> dict[str, Any]:
+    """The finished run as one JSON document: stages, results, places, gaps."""
+    context = open_context(request)
+    stages = {}
+    for stage in context.recipe.stages():
+        ref = context.require(stage)
+        manifest = context.store.manifest(stage, ref.key)
+        stages[stage] = {"key": ref.key, "folder": ref.uri, "counts": manifest.counts if manifest else {}}
+    document: dict[str, Any] = {"recipe": context.recipe.name, "home": str(context.store.home), "stages": stages}
+    if context.recipe.evaluate is not None:
+        folder = context.folder("evaluate")
+        document["results"] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        document["report"] = str(folder / REPORT_FILE)
+    if context.recipe.register_ is not None:
+        document["model"] = read_registered(context.folder("register"))
+    if context.recipe.search is not None:
+        document["hits"] = [hit.model_dump() for hit in read_hits(context.folder("search"))]
+    document["tracking"] = _tracking(context)
+    return document
+
+
+def summary_text(document: dict[str, Any]) -> str:
+    """The summary for a terminal."""
+    from vlmvid.pipeline.search import Hit, hits_table
+
+    lines = [f"{document['recipe']}: " + ", ".join(_stage_words(document)), ""]
+    if "results" in document:
+        lines += [format_table([_result(value) for value in document["results"]]), ""]
+        lines += [f"{result['task']}: {result['protocol']}" for result in document["results"]] + [""]
+    if "hits" in document:
+        lines += [hits_table([Hit.model_validate(hit) for hit in document["hits"]]), ""]
+    lines += [f"{name:<8} {value}" for name, value in _places(document)]
+    return "\n".join(lines)
+
+
+def summary_markdown(document: dict[str, Any]) -> str:
+    """The summary for the Prefect UI."""
+    return f"```\n{summary_text(document)}\n```"
+
+
+def _stage_words(document: dict[str, Any]) -> list[str]:
+    words = []
+    for stage, value in document["stages"].items():
+        counts = ", ".join(f"{n} {name}" for name, n in value["counts"].items())
+        words.append(f"{stage} ({counts})")
+    return words
+
+
+def _places(document: dict[str, Any]) -> list[tuple[str, str]]:
+    places = []
+    if "report" in document:
+        places.append(("Report", document["report"]))
+    model = document.get("model")
+    if model is not None:
+        if model["uri"]:
+            places.append(("Model", f"{model['uri']}  (vlmvid.load({model['alias_uri']!r}) from Python)"))
+        else:
+            places.append(("Model", f"not registered: {model['gap']}"))
+        places.append(("Weights", str(model["model_folder"])))
+    tracking = document["tracking"]
+    if tracking["uri"]:
+        places.append(("MLflow", tracking["command"]))
+    places += [("Gap", gap) for gap in tracking["gaps"]]
+    return places
+
+
+def _tracking(context: RunContext) -> dict[str, Any]:
+    if not context.recipe.tracking.enabled:
+        return {"uri": None, "command": "", "gaps": []}
+    uri = resolve_tracking_uri(context.recipe.tracking.uri, context.store.home)
+    command = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
+    return {"uri": uri, "command": command, "gaps": list(context.tracker.gaps)}
+
+
+def _result(value: dict[str, Any]) -> TaskResult:
+    metrics = tuple(
+        MetricResult(**{**metric, "value": float("nan") if metric["value"] is None else metric["value"]})
+        for metric in value["metrics"]
+    )
+    return TaskResult(task=value["task"], protocol=value["protocol"], metrics=metrics)
