@@ -1,0 +1,92 @@
+"""Recipes: one level of extends, dotted overrides, errors that name the key and the nearest one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from vlmvid.config import load_recipe
+from vlmvid.errors import ConfigError
+
+MINIMAL: dict[str, Any] = {
+    "name": "tiny",
+    "data": {"name": "folder"},
+    "decode": {"sampling": {"num_frames": 4}, "image_size": 32},
+    "encode": {"vision": {"backbone": "efficientnet-lite0"}, "text": {"encoder": "minilm"}},
+}
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    return path
+
+
+def test_stages_are_those_with_a_section(recipe: Path) -> None:
+    assert load_recipe(recipe).stages() == ("ingest", "decode", "encode")
+    more = load_recipe(recipe, ["align.optim={num_steps: 1, global_batch_size: 2}", "evaluate.tasks=[retrieval]"])
+    assert more.stages() == ("ingest", "decode", "encode", "align", "evaluate")
+
+
+def test_overrides_are_yaml(recipe: Path) -> None:
+    loaded = load_recipe(recipe, ["decode.image_size=64", "data.options.root=/x", "tracking.uri=null"])
+    assert loaded.decode.image_size == 64
+    assert loaded.data.options == {"root": "/x"}
+    assert loaded.tracking.uri is None
+
+
+def test_extends_merges_one_level(recipe: Path) -> None:
+    child = recipe.with_name("child.yaml")
+    child.write_text("extends: tiny.yaml\ndecode: {image_size: 48}\n")
+    loaded = load_recipe(child)
+    assert (loaded.decode.image_size, loaded.decode.sampling.num_frames) == (48, 4)
+    grandchild = recipe.with_name("grandchild.yaml")
+    grandchild.write_text("extends: child.yaml\n")
+    with pytest.raises(ConfigError, match="only one level"):
+        load_recipe(grandchild)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("decode.imagesize=3", ["unknown key 'decode.imagesize'", "did you mean 'image_size'", "sampling"]),
+        ("encode.vison=3", ["unknown key 'encode.vison'", "did you mean 'vision'"]),
+        ("decode.image_size=abc", ["decode.image_size", "integer", "'abc'"]),
+        ("decode.image_size=-1", ["decode.image_size", "greater than 0", "-1"]),
+        ("decode.reader=cv2", ["decode.reader", "'auto', 'pyav' or 'decord'", "'cv2'"]),
+        ("regster.model_name=x", ["unknown key 'regster'", "did you mean 'register'"]),
+        ("align.optim.num_steps=5", ["missing key 'align.optim.global_batch_size'"]),
+        ("evaluate.split=test", ["no 'align' section"]),
+        ("name=Bad Name", ["name", "pattern"]),
+    ],
+)
+def test_wrong_keys_and_values_are_named(recipe: Path, override: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_recipe(recipe, [override])
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_override_syntax(recipe: Path) -> None:
+    with pytest.raises(ConfigError, match="must look like"):
+        load_recipe(recipe, ["decode.image_size"])
+    with pytest.raises(ConfigError, match="not a section"):
+        load_recipe(recipe, ["name.x=1"])
+
+
+def test_files_that_are_no_recipe(tmp_path: Path, recipe: Path) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'tiny.yaml'"):
+        load_recipe(tmp_path / "tinny.yaml")
+    for text, words in (("a: [", "not valid YAML"), ("- a", "must be a mapping")):
+        recipe.write_text(text)
+        with pytest.raises(ConfigError, match=words):
+            load_recipe(recipe)
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "configs" / "pipelines").glob("*.yaml")), ids=str)
+def test_every_shipped_recipe_loads(path: Path) -> None:
+    assert load_recipe(path).stages()[:3] == ("ingest", "decode", "encode")

@@ -1,0 +1,46 @@
+"""Files and seeded choices that several datasets share."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+from collections.abc import Callable
+from pathlib import Path
+
+from vlmvid.errors import ConfigError, DecodeError
+from vlmvid.types import Split
+
+
+def find_root(root: str, package: str | None) -> Path:
+    """The folder `root`, or the folder `root` of an installed distribution, without importing it."""
+    if package is None:
+        folder = Path(root).expanduser().absolute()
+    else:
+        try:
+            folder = Path(str(importlib.metadata.distribution(package).locate_file(root))).absolute()
+        except importlib.metadata.PackageNotFoundError:
+            raise ConfigError(f"data.options.package={package!r} is not installed; install it with pip") from None
+    if not folder.is_dir():
+        raise ConfigError(f"data.options.root: {folder} is no folder; give the folder that holds the files")
+    return folder
+
+
+def read_text(path: Path) -> str:
+    """A caption file's text; raises DecodeError when it is not UTF-8 or cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DecodeError(f"{path} cannot be read as UTF-8 text: {error}", reason_code="broken_caption") from error
+
+
+def unit_hash(seed: int) -> Callable[[str], float]:
+    """A function from texts to [0, 1), fixed by `seed` on every machine."""
+    return lambda text: int.from_bytes(hashlib.sha256(f"{seed}:{text}".encode()).digest()[:8], "big") / 2**64
+
+
+def split_of(name: str, seed: int, val_fraction: float, test_fraction: float) -> Split:
+    """The split of a name: a seeded hash, so that adding files moves no other file."""
+    value = unit_hash(seed)(name)
+    if value < test_fraction:
+        return "test"
+    return "val" if value < test_fraction + val_fraction else "train"
