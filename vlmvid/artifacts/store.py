@@ -64,6 +64,10 @@ class Store:
             self._clip_stores[stage] = ClipStore(self.home / "clips", stage)
         return self._clip_stores[stage]
 
+    def refresh(self) -> None:
+        """Look at every shard again: files may have been damaged or removed since they were read."""
+        self._clip_stores.clear()
+
     def ledger(self, stage: str) -> Ledger:
         """A new writer on the ledger of a stage."""
         return Ledger(self.home / "ledger", stage)

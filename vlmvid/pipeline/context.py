@@ -51,6 +51,7 @@ class RunContext:
         """Look at the source files, the code and the store again; a process may run many times."""
         self._sources = None
         self._keys = None
+        self.store.refresh()
 
     @cached_property
     def tracker(self) -> Tracker:

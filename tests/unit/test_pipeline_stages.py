@@ -1,0 +1,299 @@
+"""The stages as plain functions: cached, explained, resumed at the shard, and honest about bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.tiny import COLOURS, read_rows, write_clip, write_dataset, write_recipe, write_rows
+from vlmvid.artifacts import ArtifactRef
+from vlmvid.errors import ArtifactError, ConfigError, DatasetError, StageError
+from vlmvid.pipeline import STAGES, RunRequest, make_request
+from vlmvid.pipeline.context import open_context
+from vlmvid.pipeline.index import read_index
+from vlmvid.pipeline.plan import accept_code_change, plan
+from vlmvid.pipeline.session import pipeline_run
+from vlmvid.video import pyav_reader
+
+NO_TRACKING = {"tracking": {"enabled": False}}
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    return write_dataset(tmp_path)
+
+
+def run(request: RunRequest, *names: str) -> dict[str, ArtifactRef]:
+    with pipeline_run(request) as context:
+        return {name: STAGES[name].run(request) for name in names or context.recipe.stages()}  # type: ignore[index]
+
+
+def statuses(request: RunRequest) -> dict[str, tuple[str, str]]:
+    return {p.name: (p.status, p.reason) for p in plan(request)}
+
+
+def request_for(tmp_path: Path, home: Path, manifest: Path, overrides: tuple[str, ...] = (), **sections: Any) -> RunRequest:
+    return make_request(write_recipe(tmp_path, manifest, **{**NO_TRACKING, **sections}), overrides, home=home)
+
+
+def count_opens(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    opened: list[str] = []
+    original = pyav_reader.PyAVReader.__init__
+
+    def counted(self: Any, path: str, *args: Any, **kwargs: Any) -> None:
+        opened.append(str(path))
+        original(self, path, *args, **kwargs)
+
+    monkeypatch.setattr(pyav_reader.PyAVReader, "__init__", counted)
+    return opened
+
+
+def test_everything_is_cached_the_second_time_and_no_video_is_opened(
+    tmp_path: Path, home: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = request_for(tmp_path, home, manifest)
+    assert {s for s, _ in statuses(request).values()} == {"run"}
+    opened = count_opens(monkeypatch)
+    first = run(request)
+    assert len(opened) == 10
+    opened.clear()
+    assert run(request) == first
+    assert opened == []
+    assert {s for s, _ in statuses(request).values()} == {"cached"}
+
+
+def test_metrics_are_the_same_bytes_in_another_home(tmp_path: Path, manifest: Path) -> None:
+    bytes_of = []
+    for name in ("one", "two"):
+        refs = run(request_for(tmp_path, tmp_path / name, manifest))
+        bytes_of.append((Path(refs["evaluate"].uri) / "metrics.json").read_bytes())
+    assert bytes_of[0] == bytes_of[1]
+
+
+def test_plan_names_what_differs(tmp_path: Path, home: Path, manifest: Path) -> None:
+    run(request_for(tmp_path, home, manifest))
+    changed = statuses(request_for(tmp_path, home, manifest, ("align.optim.lr=0.02",)))
+    assert changed["encode"][0] == "cached"
+    assert changed["align"] == ("run", "config align.optim.lr: 0.01 -> 0.02")
+    assert changed["evaluate"] == ("run", "input align changes")
+    rows = read_rows(manifest)
+    write_clip(tmp_path / "clip0.mp4", COLOURS["blue"], shift=3)
+    assert statuses(request_for(tmp_path, home, manifest))["ingest"] == ("run", "input clip0.mp4 has other content")
+    rows[1]["captions"] = ["another"]
+    write_rows(manifest, rows)
+    reason = statuses(request_for(tmp_path, home, manifest))["ingest"][1]
+    assert reason in ("input clip0.mp4 has other content", "input manifest.jsonl has other content")
+
+
+def test_plan_survives_worker_options_and_moved_folders(tmp_path: Path, home: Path, manifest: Path) -> None:
+    run(request_for(tmp_path, home, manifest))
+    same = statuses(request_for(tmp_path, home, manifest, ("options.shard_size=2", "options.encode_batch_size=8")))
+    assert {s for s, _ in same.values()} == {"cached"}
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for file in [manifest, *tmp_path.glob("*.mp4")]:
+        file.rename(moved / file.name)
+    request = request_for(tmp_path, home, moved / manifest.name)
+    found = statuses(request)
+    assert found["ingest"][0] == "run"  # the stored paths are gone
+    assert {found[s][0] for s in ("decode", "encode", "align", "evaluate")} == {"cached"}
+    run(request)
+    assert {s for s, _ in statuses(request).values()} == {"cached"}
+
+
+def test_a_code_change_is_named_and_can_be_accepted(
+    tmp_path: Path, home: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = request_for(tmp_path, home, manifest)
+    run(request)
+    from vlmvid.pipeline import keys
+
+    original = keys.code_closure
+
+    def edited(roots: Any) -> Any:
+        modules, packages = original(roots)
+        return {m: "edited" if m == "vlmvid.video.sampling" else d for m, d in modules.items()}, packages
+
+    monkeypatch.setattr(keys, "code_closure", edited)
+    assert statuses(request)["decode"] == ("run", "code vlmvid.video.sampling changed")
+    assert accept_code_change(request, "decode") == ["vlmvid.video.sampling"]
+    assert statuses(request)["decode"][0] == "cached"
+    assert statuses(request)["evaluate"][0] == "cached"
+    with pytest.raises(ConfigError, match="has not changed"):
+        accept_code_change(request, "align")
+
+
+def test_new_clips_append_shards_and_old_ones_are_not_decoded_again(
+    tmp_path: Path, home: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(request_for(tmp_path, home, manifest), "ingest", "decode")
+    write_clip(tmp_path / "new.mp4", (9, 99, 199))
+    write_rows(manifest, [*read_rows(manifest), {"video_id": "new", "path": "new.mp4", "captions": ["new"]}])
+    opened = count_opens(monkeypatch)
+    refs = run(request_for(tmp_path, home, manifest), "ingest", "decode")
+    assert [Path(p).name for p in opened] == ["new.mp4"]
+    assert len(read_index(Path(refs["decode"].uri))) == 11
+
+
+def test_the_same_content_under_two_names_is_decoded_once(
+    tmp_path: Path, home: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "copy.mp4").write_bytes((tmp_path / "clip1.mp4").read_bytes())
+    write_rows(manifest, [*read_rows(manifest), {"video_id": "copy", "path": "copy.mp4", "captions": ["c"]}])
+    opened = count_opens(monkeypatch)
+    refs = run(request_for(tmp_path, home, manifest), "ingest", "decode", "encode")
+    assert len(opened) == 10
+    index = {row.video_id: row for row in read_index(Path(refs["encode"].uri))}
+    assert index["copy"].key == index["v1"].key
+    assert len(index) == 11
+
+
+def test_a_killed_decode_resumes_at_the_shard(tmp_path: Path, home: Path, manifest: Path) -> None:
+    request = request_for(tmp_path, home, manifest)
+    code = (
+        "import os, signal, sys\n"
+        "from vlmvid.pipeline import STAGES, RunRequest, decode\n"
+        "request = RunRequest.model_validate_json(sys.argv[1])\n"
+        "STAGES['ingest'].run(request)\n"
+        "original, calls = decode.run_shard, []\n"
+        "jobs = decode.plan_shards(request)\n"
+        "decode.run_shard(request, jobs[0])\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, request.model_dump_json()], capture_output=True, text=True)
+    assert done.returncode == -9, done.stderr
+    with pipeline_run(request):
+        from vlmvid.pipeline import decode
+
+        jobs = decode.plan_shards(request)
+    assert [video for job in jobs for video in job.video_ids] == ["v4", "v5", "v6", "v7", "v8", "v9"]
+    run(request, "ingest", "decode")
+
+
+class TestBadInput:
+    """Each broken file is a ledger row with its reason; the good ones go through."""
+
+    @pytest.fixture
+    def broken(self, tmp_path: Path, manifest: Path) -> Path:
+        whole = (tmp_path / "clip0.mp4").read_bytes()
+        files = {"truncated.mp4": whole[: len(whole) // 2], "empty.mp4": b"", "text.mp4": b"this is no video\n" * 50}
+        for name, content in files.items():
+            (tmp_path / name).write_bytes(content)
+        names = [*files, "missing.mp4"]
+        rows = [{"video_id": Path(n).stem, "path": n, "captions": ["x"]} for n in names]
+        return write_rows(manifest, [*read_rows(manifest), *rows])
+
+    def test_rows_with_reasons(self, tmp_path: Path, home: Path, broken: Path) -> None:
+        request = request_for(tmp_path, home, broken, ("options.max_failed_fraction=0.5",))
+        refs = run(request)
+        index = {row.video_id: row for row in read_index(Path(refs["decode"].uri))}
+        assert {v: index[v].reason_code for v in ("empty", "text")} == {"empty": "empty_file", "text": "unreadable"}
+        assert index["truncated"].status == "failed_permanent"
+        assert sum(row.status == "ok" for row in index.values()) == 10
+        ledger = open_context(request).store.ledger("ingest").rows().values()
+        assert [(r.video_id, r.reason_code) for r in ledger if r.status != "ok"] == [("missing", "missing_file")]
+        encoded = {row.video_id: row.status for row in read_index(Path(refs["encode"].uri))}
+        assert encoded["empty"] == "failed_permanent"  # never a silent gap
+
+    def test_beyond_the_budget_the_stage_fails_and_keeps_what_was_done(
+        self, tmp_path: Path, home: Path, broken: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rows = [row for row in read_rows(broken) if row["video_id"] != "missing"]
+        request = request_for(tmp_path, home, write_rows(broken, rows))
+        with pytest.raises(StageError) as caught:
+            run(request)
+        message = str(caught.value)
+        assert "3 of 13 clips failed" in message and "empty_file" in message and "--retry failed" in message
+        opened = count_opens(monkeypatch)
+        tolerant = request_for(tmp_path, home, broken, ("options.max_failed_fraction=0.5",))
+        run(tolerant, "ingest", "decode")
+        assert opened == []  # neither the good clips nor the known failures are tried again
+
+    def test_retry_failed_tries_them_again_and_what_follows_runs_again(
+        self, tmp_path: Path, home: Path, broken: Path
+    ) -> None:
+        overrides = ("options.max_failed_fraction=0.5",)
+        request = request_for(tmp_path, home, broken, overrides)
+        run(request)
+        retry = request.model_copy(update={"retry_failed": True})
+        assert statuses(retry)["decode"][1].startswith("--retry failed: 3 clips")
+        refs = run(retry)
+        attempts = {r.video_id: r.attempts for r in open_context(retry).store.ledger("decode").rows().values()}
+        assert attempts["empty"] == 2
+        assert len(read_index(Path(refs["decode"].uri))) == 13
+        assert {s for s, _ in statuses(request).values()} == {"cached"}
+
+    def test_duplicate_video_id(self, tmp_path: Path, home: Path, manifest: Path) -> None:
+        rows = read_rows(manifest)
+        rows[3]["video_id"] = "v1"
+        with pytest.raises(DatasetError, match="duplicate video_id 'v1': row 2 .*clip1.mp4.* row 4 .*clip3.mp4"):
+            run(request_for(tmp_path, home, write_rows(manifest, rows)))
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            ({"capton": ["x"]}, "line 1.*unknown key 'capton' .did you mean 'captions'"),
+            ({"captions": "one"}, "line 1.*captions.*'one'"),
+            ({"end_seconds": -1.0}, "line 1.*end_seconds=-1.0 must be greater"),
+        ],
+    )
+    def test_wrong_manifest_rows_name_the_line(
+        self, tmp_path: Path, home: Path, manifest: Path, change: dict[str, Any], words: str
+    ) -> None:
+        rows = read_rows(manifest)
+        write_rows(manifest, [{**rows[0], **change}, *rows[1:]])
+        with pytest.raises(DatasetError, match=words):
+            run(request_for(tmp_path, home, manifest))
+
+    def test_unknown_backbone_lists_the_known_ones(self, tmp_path: Path, home: Path, manifest: Path) -> None:
+        request = request_for(tmp_path, home, manifest, ("encode.vision.backbone=efficientnet-light0",))
+        with pytest.raises(ConfigError, match="did you mean 'efficientnet-lite0'.*hf, timm"):
+            plan(request)
+
+    def test_a_stage_without_its_input_says_which_command_makes_it(
+        self, tmp_path: Path, home: Path, manifest: Path
+    ) -> None:
+        with pytest.raises(ArtifactError, match="result of stage 'ingest'.*run `vlmvid ingest`"):
+            run(request_for(tmp_path, home, manifest), "decode")
+
+
+def test_a_damaged_shard_is_computed_again(tmp_path: Path, home: Path, manifest: Path) -> None:
+    request = request_for(tmp_path, home, manifest)
+    refs = run(request)
+    metrics = (Path(refs["evaluate"].uri) / "metrics.json").read_bytes()
+    for file in (home / "clips" / "decode").rglob("frames.npy"):
+        file.write_bytes(b"")
+    assert statuses(request)["decode"] == ("run", "10 stored clips are missing or damaged")
+    refs = run(request)
+    assert (Path(refs["evaluate"].uri) / "metrics.json").read_bytes() == metrics
+    assert {s for s, _ in statuses(request).values()} == {"cached"}
+
+
+def test_stored_features_are_those_of_the_frames(tmp_path: Path, home: Path, manifest: Path) -> None:
+    """The oracle: decode and encode one clip by hand."""
+    from vlmvid.models.backbones import load_vision_backbone
+    from vlmvid.video.clip_decoder import decode_clip
+
+    request = request_for(tmp_path, home, manifest)
+    refs = run(request, "ingest", "decode", "encode")
+    context = open_context(request)
+    row = next(r for r in read_index(Path(refs["encode"].uri)) if r.video_id == "v7")
+    stored = context.store.clips("encode").gather("features", [row.location])[0]
+    batch = decode_clip(tmp_path / "clip7.mp4", start_seconds=0.0, end_seconds=None, config=context.recipe.decode)
+    by_hand = load_vision_backbone(context.recipe.encode.vision).encode_frames(batch.frames)
+    np.testing.assert_allclose(stored, by_hand, atol=1e-5)
+
+
+def test_events_tell_the_order_of_work(tmp_path: Path, home: Path, manifest: Path) -> None:
+    request = request_for(tmp_path, home, manifest)
+    run(request)
+    events = [json.loads(line) for line in (home / "events.jsonl").read_text().splitlines()]
+    order = [e["stage"] for e in events if e["event"] == "stage.published"]
+    assert order == ["ingest", "decode", "encode", "align", "evaluate"]
+    assert sum(e["event"] == "checkpoint.written" for e in events) == 3

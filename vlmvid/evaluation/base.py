@@ -1,0 +1,199 @@
+"""What an evaluation reads and what it returns."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmvid.config.schema import EvaluateConfig
+from vlmvid.errors import EvaluationError
+from vlmvid.types import Clip, MetricResult, Question
+
+Sample = dict[str, str | int | float | bool | None]
+EmbedTexts = Callable[[Sequence[str]], NDArray[np.float32]]
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+_NORM_TOLERANCE = 1e-3
+_BLOCK_ENTRIES = 1 << 24  # similarities held at once: 64 MiB of float32
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationData:
+    """The clips of one split with their embeddings.
+
+    Attributes:
+        clips: the evaluated clips; every video_id once.
+        video_embeds: float32 (N, D), L2-normalised; row i belongs to ``clips[i]``.
+        embed_texts: texts -> float32 (M, D), L2-normalised.
+        shuffled_video_embeds: float32 (N, D), the same clips with their frames in a seeded random
+            order, or None.
+
+    Raises:
+        EvaluationError: no clips, a repeated video_id, or embeddings of a wrong shape or norm.
+    """
+
+    clips: tuple[Clip, ...]
+    video_embeds: NDArray[np.float32]
+    embed_texts: EmbedTexts
+    shuffled_video_embeds: NDArray[np.float32] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.clips:
+            raise EvaluationError("there is no clip to evaluate; check the split and the failures of earlier stages")
+        repeated = [name for name, clips in group_by(self.clips, lambda clip: clip.video_id).items() if len(clips) > 1]
+        if repeated:
+            raise EvaluationError(f"{len(repeated)} video_ids occur more than once, e.g. {repeated[:3]}")
+        _check_embeds("video_embeds", self.video_embeds, len(self.clips))
+        if self.shuffled_video_embeds is not None:
+            _check_embeds("shuffled_video_embeds", self.shuffled_video_embeds, len(self.clips))
+
+    def text_embeds(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Embeddings (M, D) of `texts`; equal texts are embedded once, so that they tie exactly."""
+        unique = list(dict.fromkeys(texts))
+        embeds = np.asarray(self.embed_texts(unique))
+        _check_embeds("text embeddings", embeds, len(unique))
+        if embeds.shape[1] != self.video_embeds.shape[1]:
+            raise EvaluationError(
+                f"text embeddings have {embeds.shape[1]} dimensions and video embeddings "
+                f"{self.video_embeds.shape[1]}; both must come from one model"
+            )
+        row = {text: index for index, text in enumerate(unique)}
+        gathered: NDArray[np.float32] = embeds[[row[text] for text in texts]]
+        return gathered
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """The metrics of one task and the samples behind them.
+
+    Attributes:
+        task: registered name.
+        protocol: one line that says exactly what was measured.
+        metrics: main numbers first.
+        samples: one row per sample, each with `video_id`.
+        compat: the reference scorer that was reproduced, or None.
+        printed: in compat, the line as the reference prints it.
+    """
+
+    task: str
+    protocol: str
+    metrics: tuple[MetricResult, ...]
+    samples: list[Sample] = field(default_factory=list)
+    compat: str | None = None
+    printed: str | None = None
+
+    def metric(self, name: str) -> MetricResult:
+        """The metric called `name`; raises EvaluationError with the known names."""
+        for metric in self.metrics:
+            if metric.name == name:
+                return metric
+        raise EvaluationError(f"task {self.task!r} has no metric {name!r}; it has {[m.name for m in self.metrics]}")
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of ``score --json``; samples are not in it."""
+        return {
+            "task": self.task,
+            "protocol": self.protocol,
+            "compat": self.compat,
+            "metrics": [metric.to_json() for metric in self.metrics],
+            "printed": self.printed,
+        }
+
+
+class Task(Protocol):
+    """An evaluation: pure, seeded by the config."""
+
+    def __call__(self, data: EvaluationData, config: EvaluateConfig) -> TaskResult:
+        """The result, or EvaluationError when `data` lacks what the task reads."""
+        ...
+
+
+def similarity(queries: NDArray[np.float32], gallery: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cosines (Q, G) of normalised rows.
+
+    Summed in float64 and rounded to float32: BLAS adds in another order at the edges of its tiles,
+    and without the rounding two equal rows would differ in the last bit and hide their tie.
+    """
+    product: NDArray[np.float64] = queries.astype(np.float64) @ gallery.astype(np.float64).T
+    return product.astype(np.float32)
+
+
+def pair_similarity(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Cosines (N,) of row i of `left` with row i of `right`; rounded like `similarity`."""
+    cosines: NDArray[np.float64] = (left.astype(np.float64) * right.astype(np.float64)).sum(axis=1)
+    return cosines.astype(np.float32)
+
+
+def similarity_blocks(
+    queries: NDArray[np.float32], gallery: NDArray[np.float32]
+) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+    """`similarity` by blocks of queries that hold about 64 MiB, with the rows of each block."""
+    step = max(1, _BLOCK_ENTRIES // len(gallery))
+    for start in range(0, len(queries), step):
+        rows = slice(start, min(start + step, len(queries)))
+        yield rows, similarity(queries[rows], gallery)
+
+
+def group_by(items: Iterable[V], key: Callable[[V], K]) -> dict[K, list[V]]:
+    """Items by key, keys and items in order of first appearance."""
+    groups: dict[K, list[V]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def choice_texts(question: Question) -> tuple[str, ...]:
+    """The texts that are ranked for a question: its statements, else ``"{question} {choice}"``."""
+    return question.statements or tuple(f"{question.question} {choice}" for choice in question.choices)
+
+
+def choice_scores(data: EvaluationData, asked: Sequence[tuple[int, Question]]) -> list[NDArray[np.float32]]:
+    """Similarity of each choice of each question with its clip; `asked` holds (row of the clip, question)."""
+    texts = [text for _, question in asked for text in choice_texts(question)]
+    rows = [row for row, question in asked for _ in choice_texts(question)]
+    scores = pair_similarity(data.video_embeds[rows], data.text_embeds(texts))
+    ends = np.cumsum([len(choice_texts(question)) for _, question in asked])
+    return np.split(scores, ends[:-1])
+
+
+def attribute_label(clip: Clip, name: str) -> str | None:
+    """An attribute as text; None when the clip does not carry it or it is empty."""
+    return str(clip.attributes.get(name, "")) or None
+
+
+def metric_slug(label: object) -> str:
+    """A label as part of a metric name: lower case, other characters than letters and digits as ``_``."""
+    slug = re.sub(r"[^0-9a-z]+", "_", str(label).lower()).strip("_")
+    return slug or "empty"
+
+
+def attributes_json(attributes: dict[str, Any]) -> str:
+    """Attributes as one JSON text, for a column of the sample log."""
+    return json.dumps(attributes, sort_keys=True, ensure_ascii=False)
+
+
+def missing_input(task: str, needed: str) -> EvaluationError:
+    """The error of a task whose input is not in the data."""
+    return EvaluationError(
+        f"task {task!r} has nothing to evaluate: the manifest must contain {needed}; "
+        "add it or take the task out of evaluate.tasks"
+    )
+
+
+def _check_embeds(name: str, embeds: NDArray[Any], num_rows: int) -> None:
+    if embeds.ndim != 2 or len(embeds) != num_rows or embeds.dtype != np.float32:
+        raise EvaluationError(f"{name} must be float32 of shape ({num_rows}, D); got {embeds.dtype} {embeds.shape}")
+    norms = np.linalg.norm(embeds.astype(np.float64), axis=1)
+    bad = np.flatnonzero(~(np.abs(norms - 1) <= _NORM_TOLERANCE))
+    if len(bad):
+        raise EvaluationError(
+            f"{len(bad)} of {num_rows} rows of {name} are not L2-normalised, first row {bad[0]} with norm "
+            f"{norms[bad[0]]}; normalise them and look for NaN"
+        )

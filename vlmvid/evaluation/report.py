@@ -1,0 +1,145 @@
+"""Results as text for a terminal and as Markdown."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+from vlmvid.evaluation.base import TaskResult
+from vlmvid.types import MetricResult
+
+CHANCE = "/chance"
+_NOT_RATE = re.compile(r".*_rank|(max_)?skew_.*|ndkl|.*_num_tied|shuffle_change_max|temporal_gain")
+_NAME_WIDTH = 36
+_COLUMNS = ("metric", "value", "95 % interval", "n", "chance")
+_MAIN = {
+    "retrieval": r"(t2v|v2t)_r_at_1",
+    "attributes": r".*_r_at_1",
+    "vqa": r"(mcq|yes_no)_accuracy",
+    "hallucination": r"false_yes_rate",
+    "bias": r"max_skew_.*|ndkl|worst_group_.*|group_gap_.*",
+    "temporal": r"temporal_pair_(accuracy|group_score)",
+}
+
+_Row = tuple[str, ...]
+
+
+def format_table(results: Sequence[TaskResult]) -> str:
+    """A plain table of every metric, at most 100 columns wide, without a final line break.
+
+    Rates are in percent. `chance` holds the metric's ``/chance`` value with the range that guessing
+    reaches, where the task reports it.
+    """
+    rows: list[_Row] = []
+    for result in results:
+        rows.append((result.task, "", "", "", ""))
+        rows += [("  " + name, *cells) for name, *cells in _rows(result)]
+    return _plain([_COLUMNS, *rows])
+
+
+def markdown_report(results: Sequence[TaskResult], header: Mapping[str, str]) -> str:
+    """The report of one evaluation: header, main numbers, all numbers by task, protocols.
+
+    Args:
+        results: in the order of the report.
+        header: what was evaluated, e.g. ``{"model": ..., "dataset": ...}``; printed as a list.
+    """
+    lines = ["# Evaluation", ""]
+    lines += [f"- {_escape(key)}: {_escape(value)}" for key, value in header.items()]
+    lines += ["", "## Main numbers", ""]
+    lines += _markdown(("task", *_COLUMNS), [(r.task, *row) for r in results for row in _rows(r, main_only=True)])
+    for result in results:
+        lines += ["", f"## {result.task}", "", f"{_escape(result.protocol)}.", ""]
+        lines += _markdown(_COLUMNS, _rows(result))
+    lines += [
+        "",
+        "Rates are in percent. The interval is the 95 % interval of the value; chance is the expected score of "
+        "guessing with the range that it reaches in 95 % of cases. n counts samples.",
+        "",
+    ]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def is_rate(name: str) -> bool:
+    """Whether a metric of this name lies in [0, 1] and is printed in percent."""
+    return _NOT_RATE.fullmatch(name.removesuffix(CHANCE)) is None
+
+
+def _rows(result: TaskResult, *, main_only: bool = False) -> list[_Row]:
+    chances = {metric.name.removesuffix(CHANCE): metric for metric in result.metrics if metric.name.endswith(CHANCE)}
+    shown = [metric for metric in result.metrics if not metric.name.endswith(CHANCE)]
+    if main_only:
+        shown = _main_metrics(result.task, shown)
+    return [
+        (
+            metric.name,
+            _number(metric.value, metric.name),
+            _interval(metric),
+            str(metric.num_samples),
+            _chance(chances.get(metric.name)),
+        )
+        for metric in shown
+    ]
+
+
+def _main_metrics(task: str, metrics: list[MetricResult]) -> list[MetricResult]:
+    """The main metrics of a task; of a task without an entry its first metric."""
+    wanted = _MAIN.get(task, "")
+    return [metric for metric in metrics if re.fullmatch(wanted, metric.name)] or metrics[:1]
+
+
+def _number(value: float, name: str) -> str:
+    if math.isnan(value):
+        return "-"
+    if is_rate(name):
+        return f"{100 * value:.1f} %"
+    if name.endswith("_num_tied"):
+        return f"{value:.0f}"
+    if name.endswith("_rank"):
+        return f"{value:.2f}"
+    return f"{value:.3f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
+
+
+def _interval(metric: MetricResult) -> str:
+    if metric.ci_low is None or metric.ci_high is None:
+        return "-"
+    low, high = (_number(bound, metric.name).removesuffix(" %") for bound in (metric.ci_low, metric.ci_high))
+    return f"{low}..{high}"
+
+
+def _chance(metric: MetricResult | None) -> str:
+    if metric is None:
+        return ""
+    value = _number(metric.value, metric.name).removesuffix(" %")
+    return value if metric.ci_low is None else f"{value} ({_interval(metric)})"
+
+
+def _plain(rows: Sequence[_Row]) -> str:
+    cut = [tuple(_shorten(cell) for cell in row) for row in rows]
+    widths = [max(len(row[column]) for row in cut) for column in range(len(_COLUMNS))]
+    lines = [
+        "  ".join(
+            # Text to the left, numbers to the right.
+            cell.rjust(width) if column in (1, 3) else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cut
+    ]
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def _shorten(cell: str) -> str:
+    return cell if len(cell) <= _NAME_WIDTH else cell[: _NAME_WIDTH - 3] + "..."
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[_Row]) -> list[str]:
+    right = {"value", "n"}
+    head = "| " + " | ".join(columns) + " |"
+    rule = "|" + "|".join(" ---: " if column in right else " --- " for column in columns) + "|"
+    return [head, rule, *("| " + " | ".join(_escape(cell) for cell in row) + " |" for row in rows)]
+
+
+def _escape(text: str) -> str:
+    return str(text).replace("\\", "\\\\").replace("|", "\\|").replace("\n", " ")

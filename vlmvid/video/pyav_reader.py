@@ -1,0 +1,136 @@
+"""Exact random access to video frames with PyAV (FFmpeg).
+
+Timestamps of all packets are read once. Wanted frames are sorted, grouped by the keyframe that
+leads to them, and each group is decoded once; a seek is made only where it skips packets. A frame
+is taken by its timestamp, never by its place after a seek: where a seek lands is up to the
+container, and the first frame decoded there is the keyframe, not the wanted one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
+from numpy.typing import NDArray
+
+from vlmvid.errors import DecodeError
+from vlmvid.types import FrameBatch
+from vlmvid.video.frame_source import FrameSource
+from vlmvid.video.packet_index import PacketIndex
+from vlmvid.video.pictures import Orientation, orientation_of, upright_rgb
+from vlmvid.video.sampling import checked_indices, indices_at_seconds
+
+
+class PyAVReader:
+    """`VideoReader` on PyAV; see `vlmvid.video.reader.open_video` for arguments and errors."""
+
+    def __init__(self, path: str, *, stream_index: int | None = None, num_threads: int = 1) -> None:
+        self.path = path
+        self._source = FrameSource(path, stream_index, num_threads)
+        self._reformatter = VideoReformatter()
+
+    @property
+    def index(self) -> PacketIndex:
+        """The frame table."""
+        return self._source.index
+
+    @property
+    def num_frames(self) -> int:
+        """Number of whole frames in the file."""
+        return len(self.index)
+
+    @property
+    def average_fps(self) -> float:
+        """Mean frames per second as the container gives it, else num_frames / duration_seconds."""
+        rate = self._source.stream.average_rate or self._source.stream.guessed_rate
+        return float(rate) if rate else self.num_frames / self.duration_seconds
+
+    @property
+    def duration_seconds(self) -> float:
+        """From the first frame's timestamp to the end of the last frame."""
+        return float((self.index.end_pts - int(self.index.pts[0])) * self.index.time_base)
+
+    @property
+    def width(self) -> int:
+        """Width of an upright frame in pixels; the first frame is decoded to know it."""
+        return self._size[1]
+
+    @property
+    def height(self) -> int:
+        """Height of an upright frame in pixels; the first frame is decoded to know it."""
+        return self._size[0]
+
+    @cached_property
+    def pts_seconds(self) -> NDArray[np.float64]:
+        """Presentation time of every frame, float64 (num_frames,)."""
+        return self.index.seconds(self.index.pts)
+
+    @property
+    def is_truncated(self) -> bool:
+        """True when the file ends before the frames that its index declares."""
+        return self.index.is_truncated
+
+    @property
+    def codec_name(self) -> str:
+        """FFmpeg's name of the codec, e.g. ``h264``."""
+        return self._source.stream.codec_context.name
+
+    @property
+    def container_format(self) -> str:
+        """FFmpeg's names of the container format, e.g. ``matroska,webm``."""
+        return self._source.container.format.name
+
+    @cached_property
+    def orientation(self) -> Orientation:
+        """How stored frames are turned upright, as the first frame says."""
+        found: list[Orientation] = []
+        self._source.decode([0], lambda _, frame: found.append(orientation_of(frame, self.path)))
+        return found[0]
+
+    def frames_at(self, indices: Sequence[int] | NDArray[np.int64]) -> FrameBatch:
+        """The frames at `indices`, uint8 (T, 3, H, W), in that order; see `VideoReader.frames_at`."""
+        wanted = checked_indices(indices, self.num_frames, self.path)
+        if not wanted.size:
+            return FrameBatch(np.empty((0, 3, self.height, self.width), dtype=np.uint8), np.empty(0))
+        batch: list[NDArray[np.uint8]] = []
+
+        def keep(number: int, frame: VideoFrame) -> None:
+            picture = upright_rgb(frame, self._reformatter, self.path)
+            if not batch:
+                batch.append(np.empty((wanted.size, 3, *picture.shape[:2]), dtype=np.uint8))
+            if picture.shape[:2] != batch[0].shape[2:]:
+                raise DecodeError(
+                    f"{self.path}: the picture size changes from {batch[0].shape[2:]} to {picture.shape[:2]} at frame "
+                    f"{number}; encode the file again with one size",
+                    reason_code="decode_error",
+                )
+            batch[0][wanted == number] = picture.transpose(2, 0, 1)
+
+        self._source.decode(np.unique(wanted).tolist(), keep)
+        return FrameBatch(batch[0], self.pts_seconds[wanted])
+
+    def frames_at_seconds(self, seconds: Sequence[float] | NDArray[np.float64]) -> FrameBatch:
+        """The frames on screen at these times; see `VideoReader.frames_at_seconds`."""
+        return self.frames_at(indices_at_seconds(seconds, self.pts_seconds, self.index.end_seconds, self.path))
+
+    def close(self) -> None:
+        """Release the file; the reader cannot be used afterwards."""
+        self._source.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @cached_property
+    def _size(self) -> tuple[int, int]:
+        _, _, height, width = self.frames_at([0]).frames.shape
+        return height, width

@@ -1,0 +1,123 @@
+"""What a video reader offers, the readers known by name, and `open_video`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmvid.errors import ConfigError
+from vlmvid.registry import Registry
+from vlmvid.types import FrameBatch
+
+
+class VideoReader(Protocol):
+    """One open video file whose frames are numbered in presentation order.
+
+    All times are on the file's own clock: `pts_seconds[0]` is not 0 when the stream starts late.
+    Frames are upright (the file's rotation and mirroring are applied) and keep their full size.
+    A reader belongs to one thread and one process: open it where it is used.
+    """
+
+    @property
+    def num_frames(self) -> int:
+        """Number of frames that the file really holds; a header that says more is not believed."""
+
+    @property
+    def average_fps(self) -> float:
+        """Mean frames per second as the container gives it."""
+
+    @property
+    def duration_seconds(self) -> float:
+        """From the first frame's timestamp to the end of the last frame."""
+
+    @property
+    def width(self) -> int:
+        """Width of an upright frame in pixels."""
+
+    @property
+    def height(self) -> int:
+        """Height of an upright frame in pixels."""
+
+    @property
+    def pts_seconds(self) -> NDArray[np.float64]:
+        """Presentation time of every frame, float64 (num_frames,), strictly increasing."""
+
+    @property
+    def is_truncated(self) -> bool:
+        """True when the file ends before the frames that its index declares."""
+
+    def frames_at(self, indices: Sequence[int] | NDArray[np.int64]) -> FrameBatch:
+        """The frames at `indices`, in that order; repeats are allowed.
+
+        Raises ConfigError for an index outside [0, num_frames), DecodeError when a frame cannot be decoded.
+        """
+
+    def frames_at_seconds(self, seconds: Sequence[float] | NDArray[np.float64]) -> FrameBatch:
+        """The frames on screen at these times, on the clock of `pts_seconds`.
+
+        Raises ConfigError for a time before the first frame or after the end of the last one.
+        """
+
+    def close(self) -> None:
+        """Release the file; the reader cannot be used afterwards."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+OpenReader = Callable[[str, int | None, int], VideoReader]
+
+
+# Imports stand inside the functions so that listing the readers loads neither library.
+def _open_pyav(path: str, stream_index: int | None, num_threads: int) -> VideoReader:
+    from vlmvid.video.pyav_reader import PyAVReader
+
+    return PyAVReader(path, stream_index=stream_index, num_threads=num_threads)
+
+
+def _open_decord(path: str, stream_index: int | None, num_threads: int) -> VideoReader:
+    from vlmvid.video.decord_reader import DecordReader
+
+    return DecordReader(path, stream_index=stream_index, num_threads=num_threads)
+
+
+READERS: Registry[OpenReader] = Registry("video reader")
+"""Readers by name; each entry is called as ``(path, stream_index, num_threads)``."""
+
+READERS.register("pyav", _open_pyav)
+READERS.register("decord", _open_decord)
+
+
+def open_video(
+    path: str | os.PathLike[str], reader: str = "auto", stream_index: int | None = None, *, num_threads: int = 1
+) -> VideoReader:
+    """Open a local video file for exact random access; use it as a context manager.
+
+    Args:
+        path: a local file.
+        reader: ``auto``, ``pyav`` or ``decord``. ``auto`` is PyAV: it is exact for every container,
+            stops where the file stops, and has wheels for every platform. decord loops without end
+            on files whose frame count is over-reported (dmlc/decord#373), returns wrong frames for
+            some containers, and has no wheels for ARM.
+        stream_index: number of the stream in the container; None takes the best video stream, as
+            FFmpeg defines it.
+        num_threads: decoding threads. One is best where many files are decoded side by side.
+
+    Raises:
+        ConfigError: unknown reader, or `stream_index` is no video stream.
+        DecodeError: the file cannot be read; reason codes are ``missing_file``, ``empty_file``,
+            ``unreadable``, ``no_video_stream``, ``truncated``, ``too_short``, ``decode_error``,
+            ``unsupported`` (decord only) and ``read_error`` (transient).
+    """
+    if num_threads < 1:
+        raise ConfigError(f"num_threads={num_threads} must be at least 1")
+    open_reader = READERS.get("pyav" if reader == "auto" else reader)
+    return open_reader(os.fspath(path), stream_index, num_threads)
