@@ -9,7 +9,7 @@ from vlmvid.artifacts import ArtifactRef
 from vlmvid.pipeline import STAGES, RunRequest, make_request
 
 
-@task(name="align", **TASK_OPTIONS)
+@task(name="align", task_run_name="align", **TASK_OPTIONS)
 def align_task(request: RunRequest) -> ArtifactRef:
     """The stage as one task."""
     return STAGES["align"].run(request)

@@ -17,7 +17,7 @@ def decode_shard(request: RunRequest, job: ShardJob, number: int) -> ShardReport
     return STAGE.run_shard(request, job)
 
 
-@task(name="decode index", **TASK_OPTIONS)
+@task(name="decode index", task_run_name="decode index", **TASK_OPTIONS)
 def decode_index(request: RunRequest) -> ArtifactRef:
     """The stage's artifact over all shards."""
     return STAGE.finish(request)

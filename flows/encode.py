@@ -17,7 +17,7 @@ def encode_shard(request: RunRequest, job: ShardJob, number: int) -> ShardReport
     return STAGE.run_shard(request, job)
 
 
-@task(name="encode index", **TASK_OPTIONS)
+@task(name="encode index", task_run_name="encode index", **TASK_OPTIONS)
 def encode_index(request: RunRequest) -> ArtifactRef:
     """The stage's artifact over all shards."""
     return STAGE.finish(request)

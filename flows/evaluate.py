@@ -9,7 +9,7 @@ from vlmvid.artifacts import ArtifactRef
 from vlmvid.pipeline import STAGES, RunRequest, make_request
 
 
-@task(name="evaluate", **TASK_OPTIONS)
+@task(name="evaluate", task_run_name="evaluate", **TASK_OPTIONS)
 def evaluate_task(request: RunRequest) -> ArtifactRef:
     """The stage as one task."""
     return STAGES["evaluate"].run(request)

@@ -9,7 +9,7 @@ from vlmvid.artifacts import ArtifactRef
 from vlmvid.pipeline import STAGES, RunRequest, make_request
 
 
-@task(name="ingest", **TASK_OPTIONS)
+@task(name="ingest", task_run_name="ingest", **TASK_OPTIONS)
 def ingest_task(request: RunRequest) -> ArtifactRef:
     """The stage as one task."""
     return STAGES["ingest"].run(request)

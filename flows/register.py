@@ -9,7 +9,7 @@ from vlmvid.artifacts import ArtifactRef
 from vlmvid.pipeline import STAGES, RunRequest, make_request
 
 
-@task(name="register", **TASK_OPTIONS)
+@task(name="register", task_run_name="register", **TASK_OPTIONS)
 def register_task(request: RunRequest) -> ArtifactRef:
     """The stage as one task."""
     return STAGES["register"].run(request)

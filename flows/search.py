@@ -9,7 +9,7 @@ from vlmvid.artifacts import ArtifactRef
 from vlmvid.pipeline import STAGES, RunRequest, make_request
 
 
-@task(name="search", **TASK_OPTIONS)
+@task(name="search", task_run_name="search", **TASK_OPTIONS)
 def search_task(request: RunRequest) -> ArtifactRef:
     """The stage as one task."""
     return STAGES["search"].run(request)

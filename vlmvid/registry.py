@@ -25,6 +25,7 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
 
     def register(self, name: str, entry: T) -> T:
+        """Add `entry` under `name` and return it; raises ConfigError for a name that is taken."""
         if name in self._entries:
             raise ConfigError(f"{self.kind} {name!r} is registered twice; choose another name")
         self._entries[name] = entry
@@ -38,6 +39,7 @@ class Registry(Generic[T]):
         return self._entries[name]
 
     def names(self) -> list[str]:
+        """The known names, sorted."""
         return sorted(self._entries)
 
     def __contains__(self, name: object) -> bool:

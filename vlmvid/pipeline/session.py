@@ -72,7 +72,7 @@ def _stage(context: RunContext, stage: StageName) -> Iterator[ArtifactRef | None
         finally:
             context.progress.end(stage)
         if cached is None:
-            run.log_params({"key": parts.key, "reason": reason})
+            run.set_tags({"vlmvid.reason": str(reason)})
             run.log_metrics({"wall_seconds": time.perf_counter() - started})
             manifest = context.store.manifest(stage, parts.key)
             if manifest is not None:

@@ -1,0 +1,72 @@
+"""The command line in a process of its own: exit codes, stdout against stderr, no Prefect in a stage."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import write_dataset, write_recipe
+
+ROOT = Path(__file__).parents[2]
+
+
+def vlmvid(*arguments: str, home: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "VLMVID_HOME": str(home)}
+    return subprocess.run(
+        [sys.executable, "-m", "vlmvid.cli", *arguments], capture_output=True, text=True, env=environment, cwd=ROOT
+    )
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    return write_recipe(tmp_path, write_dataset(tmp_path), tracking={"enabled": False})
+
+
+def test_plan_json_has_the_shape_that_scripts_rely_on(recipe: Path, home: Path) -> None:
+    done = vlmvid("plan", str(recipe), "--json", home=home)
+    assert done.returncode == 0, done.stderr
+    stages = json.loads(done.stdout)["stages"]
+    assert [s["name"] for s in stages] == ["ingest", "decode", "encode", "align", "evaluate"]
+    assert all(set(s) == {"name", "status", "key", "reason"} and s["status"] == "run" for s in stages)
+
+
+def test_stages_run_one_by_one_without_prefect(recipe: Path, home: Path) -> None:
+    code = (
+        "import sys\n"
+        "from vlmvid.cli import main\n"
+        f"for stage in ('ingest', 'decode', 'encode', 'align', 'evaluate'):\n"
+        f"    assert main([stage, {str(recipe)!r}, '--json', '--home', {str(home)!r}]) == 0, stage\n"
+        "assert 'prefect' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    plans = json.loads(vlmvid("plan", str(recipe), "--json", home=home).stdout)["stages"]
+    assert {s["status"] for s in plans} == {"cached"}
+    metrics = json.loads(next((home / "stages" / "evaluate").glob("*/metrics.json")).read_text())
+    assert metrics[0]["task"] == "retrieval"
+    assert {"name", "value", "num_samples", "ci_low", "ci_high"} <= set(metrics[0]["metrics"][0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["plan", "nowhere.yaml"], 2, "recipe nowhere.yaml does not exist"),
+        (["plan", "{recipe}", "-o", "decode.imagesize=3"], 2, "did you mean 'image_size'"),
+        (["register", "{recipe}"], 2, "no stage 'register'"),
+        (["decode", "{recipe}"], 1, "run `vlmvid ingest`"),
+        (["decode"], 2, "recipe"),
+        (["nothing"], 2, "invalid choice"),
+        (["plan", "{recipe}", "--home", "/proc/no/home"], 2, "not writable"),
+    ],
+)
+def test_exit_codes_and_messages(recipe: Path, home: Path, arguments: list[str], code: int, words: str) -> None:
+    done = vlmvid(*[a.format(recipe=recipe) for a in arguments], home=home)
+    assert done.returncode == code
+    assert words in done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,1 @@
+"""The trained model in use: folders, `load`, embeddings and exact search."""

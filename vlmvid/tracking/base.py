@@ -1,0 +1,156 @@
+"""What the pipelines ask of a tracker, whichever service records the runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from vlmvid.errors import TrackingError
+
+RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredModel:
+    """One version in the model registry; `uri` is ``models:/NAME/VERSION``."""
+
+    name: str
+    version: str
+
+    @property
+    def uri(self) -> str:
+        """The address that `vlmvid.load` and MLflow understand."""
+        return f"models:/{self.name}/{self.version}"
+
+
+class StageRun(Protocol):
+    """One stage of one pipeline in the tracking service. No method ever raises for an outage."""
+
+    @property
+    def run_id(self) -> str | None:
+        """The service's id of the run; None while the service has not answered."""
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Record settings; nested mappings become dotted names, at most 100, 500 characters each."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Record numbers with the present time; `step` counts up per name and is never recorded twice."""
+
+    def log_file(self, path: Path, artifact_folder: str | None = None) -> None:
+        """Attach a file (or a folder's content) to the run; the same name replaces the earlier one."""
+
+    def log_json(self, name: str, value: object) -> None:
+        """Attach `value` as the JSON file `name`, e.g. ``"reports/retrieval.json"``."""
+
+    def log_dataset(self, name: str, digest: str, source: str, num_rows: int, context: str) -> None:
+        """Record which data the run read: metadata only, `context` is e.g. ``"training"``."""
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Record labels; a later value replaces the earlier one."""
+
+
+class Tracker(Protocol):
+    """Records a pipeline as one parent run with one child run per stage."""
+
+    @property
+    def gaps(self) -> list[str]:
+        """What could not be recorded so far, why, and what becomes of it; empty when all is well."""
+
+    def start_pipeline(
+        self, *, pipeline_key: str, name: str, config: Mapping[str, Any], tags: Mapping[str, str]
+    ) -> None:
+        """Open the parent run; a run with the same `pipeline_key` is reopened."""
+
+    def stage(self, stage: str, key: str, *, cached: bool = False) -> AbstractContextManager[StageRun]:
+        """Open the child run of a stage; the same `key` under the same parent is reopened.
+
+        Leaving the block ends the run as FINISHED, with an `Exception` as FAILED, with any other
+        `BaseException` (an interrupt, a cancellation) as KILLED; the exception goes on.
+        """
+
+    def register(
+        self,
+        *,
+        model_folder: Path,
+        model_name: str,
+        alias: str,
+        fingerprint: str,
+        tags: Mapping[str, str],
+        stage_run: StageRun,
+    ) -> RegisteredModel:
+        """Register a model folder once per `fingerprint` and point `alias` at it.
+
+        Raises:
+            TrackingError: the registry refused or did not answer; nothing is half registered.
+        """
+
+    def finish(self, status: RunStatus) -> None:
+        """End the parent run; children left open by killed processes become KILLED."""
+
+
+class NullRun:
+    """A stage run that records nothing."""
+
+    @property
+    def run_id(self) -> str | None:
+        """Always None."""
+        return None
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Record nothing."""
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Record nothing."""
+
+    def log_file(self, path: Path, artifact_folder: str | None = None) -> None:
+        """Record nothing."""
+
+    def log_json(self, name: str, value: object) -> None:
+        """Record nothing."""
+
+    def log_dataset(self, name: str, digest: str, source: str, num_rows: int, context: str) -> None:
+        """Record nothing."""
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Record nothing."""
+
+
+class NullTracker:
+    """The tracker of ``tracking.enabled: false``."""
+
+    @property
+    def gaps(self) -> list[str]:
+        """Always empty: nothing was asked to be recorded."""
+        return []
+
+    def start_pipeline(
+        self, *, pipeline_key: str, name: str, config: Mapping[str, Any], tags: Mapping[str, str]
+    ) -> None:
+        """Record nothing."""
+
+    @contextmanager
+    def stage(self, stage: str, key: str, *, cached: bool = False) -> Iterator[StageRun]:
+        """Record nothing."""
+        yield NullRun()
+
+    def register(
+        self,
+        *,
+        model_folder: Path,
+        model_name: str,
+        alias: str,
+        fingerprint: str,
+        tags: Mapping[str, str],
+        stage_run: StageRun,
+    ) -> RegisteredModel:
+        """Always raises TrackingError: there is no registry."""
+        raise TrackingError(
+            f"cannot register {model_name!r}: tracking.enabled is false, so there is no model registry; "
+            "set tracking.enabled to true or remove the 'register' section"
+        )
+
+    def finish(self, status: RunStatus) -> None:
+        """Record nothing."""

@@ -1,0 +1,400 @@
+"""Runs, datasets and registered models in MLflow. The only module of tracking that imports mlflow.
+
+Always an explicit address and run id: MLflow's active run is thread-local and its default address
+depends on the working folder. Runs are found by tags, because MLflow's run names are not unique.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlflow.artifacts
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+
+from vlmvid.artifacts.digests import sha256_text
+from vlmvid.errors import TrackingError
+from vlmvid.tracking.base import RegisteredModel, StageRun
+from vlmvid.tracking.environment import code_tags, environment, file_bytes, serving_requirements
+from vlmvid.tracking.outage import Refused, Unreachable, probe, without_password
+from vlmvid.tracking.spool import Record
+from vlmvid.tracking.spooled import OpenRun, RunSpec, RunVanished, SpooledTracker
+
+_PYFUNC_MODEL = Path(__file__).resolve().parent.parent / "serving" / "pyfunc_model.py"
+_FINGERPRINT = "vlmvid.fingerprint"
+_PARENT = "mlflow.parentRunId"
+_MAX_DIGEST_CHARS = 36
+# MLflow would write addresses to stdout, which belongs to --json, and bars to stderr.
+_QUIET_SETTINGS = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+_ITEMS_PER_BATCH = 100
+_SHORT_SECONDS = 5
+_UPLOAD_BYTES_PER_SECOND = 2_000_000
+# MLflow reads its limits from the environment at each call, so calls of one process take turns.
+_CALLS = threading.RLock()
+
+
+class MlflowBackend:
+    """The `Backend` for an MLflow server or database at `uri`."""
+
+    def __init__(self, uri: str, experiment: str, artifact_location: str | None) -> None:
+        self.uri = uri
+        self._experiment = experiment
+        self._artifact_location = artifact_location
+        self._experiment_id: str | None = None
+        self._client: MlflowClient | None = None
+
+    def check(self) -> None:
+        """Ask for a sign of life; raises Unreachable within seconds."""
+        probe(self.uri)
+
+    def client(self) -> MlflowClient:
+        """The client, made at first use; a new SQLite file is migrated then."""
+        if self._client is None:
+            self._client = _new_client(self.uri)
+        return self._client
+
+    def open_run(self, spec: RunSpec, parent_id: str | None) -> OpenRun:
+        """Find the run by its tags and reopen it, or create it."""
+        with _calls(_SHORT_SECONDS):
+            client = self.client()
+            identity = {**spec.identity, **({_PARENT: parent_id} if parent_id else {})}
+            found = client.search_runs([self._experiment_of(client)], _tags_filter(identity), max_results=1)
+            return self._reopen(client, found[0], spec) if found else self._create(client, spec, identity)
+
+    def send(self, run: OpenRun, records: list[Record]) -> list[str]:
+        """Record everything; the order within a batch does not matter, except that the status is last."""
+        unknown = [record["kind"] for record in records if record["kind"] not in _KINDS]
+        if unknown:
+            raise Refused(f"unknown kinds of record: {unknown}")
+        size = sum(file_bytes(Path(record["path"])) for record in records if record["kind"] == "file")
+        with _calls(_SHORT_SECONDS + size // _UPLOAD_BYTES_PER_SECOND):
+            client = self.client()
+            left_out = _send_values(client, run, records)
+            for record in records:
+                _send_item(client, run.run_id, record)
+            status = [record for record in records if record["kind"] == "status"]
+            if status and not run.settled:
+                client.set_terminated(run.run_id, status[-1]["status"], end_time=status[-1]["end_time_ms"])
+        return left_out
+
+    def close_children(self, parent_id: str) -> None:
+        """End children that a killed process left running."""
+        with _calls(_SHORT_SECONDS):
+            client = self.client()
+            where = f"{_tags_filter({_PARENT: parent_id})} and attributes.status = 'RUNNING'"
+            for run in client.search_runs([self._experiment_of(client)], where):
+                client.set_terminated(run.info.run_id, "KILLED")
+
+    def _experiment_of(self, client: MlflowClient) -> str:
+        if self._experiment_id is None:
+            known = client.get_experiment_by_name(self._experiment)
+            if known is not None and known.lifecycle_stage == "deleted":
+                raise Unreachable(
+                    f"the experiment {self._experiment!r} is deleted at {without_password(self.uri)}; "
+                    "restore it with 'mlflow experiments restore' or set tracking.experiment to another name"
+                )
+            self._experiment_id = (
+                known.experiment_id
+                if known is not None
+                else client.create_experiment(self._experiment, artifact_location=self._artifact_location)
+            )
+        return self._experiment_id
+
+    def _create(self, client: MlflowClient, spec: RunSpec, identity: Mapping[str, str]) -> OpenRun:
+        tags = {**spec.tags, **identity}
+        if _PARENT in identity:
+            tags |= self._reuse_tags(client, spec)
+        run = client.create_run(self._experiment_of(client), tags=tags, run_name=spec.name)
+        return OpenRun(run.info.run_id)
+
+    def _reopen(self, client: MlflowClient, run: Run, spec: RunSpec) -> OpenRun:
+        run_id = run.info.run_id
+        settled = run.info.status == "FINISHED" and not spec.computed
+        if not settled:
+            client.update_run(run_id, status="RUNNING")
+        if not spec.computed and run.info.status in ("FAILED", "KILLED"):
+            for key, value in self._reuse_tags(client, spec).items():
+                client.set_tag(run_id, key, value)
+        values = dict(run.data.metrics)
+        return OpenRun(
+            run_id,
+            params=dict(run.data.params),
+            values=values,
+            last_steps={key: max(m.step for m in client.get_metric_history(run_id, key)) for key in values},
+            settled=settled,
+        )
+
+    def _reuse_tags(self, client: MlflowClient, spec: RunSpec) -> dict[str, str]:
+        """Whether the stage was computed here and, if not, which run did it."""
+        if spec.computed:
+            return {"vlmvid.cached": "false"}
+        where = _tags_filter({**spec.identity, "vlmvid.cached": "false"})
+        producers = client.search_runs([self._experiment_of(client)], where, max_results=1)
+        return {"vlmvid.cached": "true", **({"vlmvid.produced_by": producers[0].info.run_id} if producers else {})}
+
+
+class MlflowTracker(SpooledTracker):
+    """The `Tracker` for MLflow.
+
+    Args:
+        uri: server (``http://``) or database (``sqlite:///``) address, never taken from the
+            environment here.
+        experiment: created at first use.
+        spool_folder: where records wait while the service is away.
+        artifact_location: of a new experiment; None leaves it to the service.
+
+    Sets MLFLOW_DISABLE_TELEMETRY to ``true`` for this process unless it is set.
+    """
+
+    def __init__(self, uri: str, experiment: str, spool_folder: Path, artifact_location: str | None = None) -> None:
+        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        self._mlflow = MlflowBackend(uri, experiment, artifact_location)
+        super().__init__(self._mlflow, f"{uri} {experiment}", spool_folder, code_tags())
+
+    def register(
+        self,
+        *,
+        model_folder: Path,
+        model_name: str,
+        alias: str,
+        fingerprint: str,
+        tags: Mapping[str, str],
+        stage_run: StageRun,
+    ) -> RegisteredModel:
+        """Register a model folder as a pyfunc model (models from code), once per fingerprint.
+
+        The files go under the stage's run, the version is created with its tags in one call, then
+        the alias moves. Interrupted anywhere, a second call ends in the same single version.
+        """
+        if stage_run.run_id is None:
+            raise TrackingError(
+                f"cannot register {model_name!r}: the service at {without_password(self._mlflow.uri)} has not "
+                "answered, so the stage has no run to hold the files; start the service and run the stage again"
+            )
+        self._mlflow.check()
+        all_tags = {**tags, _FINGERPRINT: fingerprint}
+        with _calls(None):
+            client = self._mlflow.client()
+            where = f"name = {_quoted(model_name)} and {_tags_filter({_FINGERPRINT: fingerprint})}"
+            known = sorted(int(version.version) for version in client.search_model_versions(where))
+            if known:
+                version = str(known[0])
+                for key, value in all_tags.items():
+                    client.set_model_version_tag(model_name, version, key, value)
+            else:
+                _create_registered_model(client, model_name)
+                source = _upload_model(client, stage_run.run_id, model_folder, fingerprint)
+                version = str(
+                    client.create_model_version(
+                        model_name, source, run_id=stage_run.run_id, tags=all_tags, await_creation_for=0
+                    ).version
+                )
+            client.set_registered_model_alias(model_name, alias, version)
+        return RegisteredModel(model_name, version)
+
+
+def download_model(uri: str, tracking_uri: str, cache: Path | None = None) -> Path:
+    """The local folder of ``models:/NAME/VERSION``, ``models:/NAME@ALIAS`` or ``runs:/RUN/PATH``.
+
+    Files that are local already are used in place. Others are downloaded once into `cache`
+    (default VLMVID_CACHE, else ``~/.cache/vlmvid``) under their resolved address. No code of the
+    model is executed.
+
+    Raises:
+        TrackingError: the address does not exist or the service does not answer.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    try:
+        probe(tracking_uri, must_exist=True)
+        with _calls(None):
+            source = _source_of(_new_client(tracking_uri), uri)
+            if source.startswith(("/", "file:")):
+                return Path(mlflow.artifacts.download_artifacts(artifact_uri=source, tracking_uri=tracking_uri))
+            root = cache or Path(os.environ.get("VLMVID_CACHE") or Path.home() / ".cache" / "vlmvid")
+            folder = root / "models" / sha256_text(f"{tracking_uri} {source}")[:24]
+            if not folder.is_dir():
+                _download(source, tracking_uri, folder)
+            return folder
+    except TrackingError as error:
+        raise TrackingError(f"cannot fetch the model {uri!r} from {without_password(tracking_uri)}: {error}") from error
+
+
+def _download(source: str, tracking_uri: str, folder: Path) -> None:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+        # MLflow puts the files into a folder of its own below the one it is given.
+        fetched = mlflow.artifacts.download_artifacts(
+            artifact_uri=source, dst_path=temporary, tracking_uri=tracking_uri
+        )
+        try:
+            os.rename(fetched, folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was first
+                raise
+
+
+def _source_of(client: MlflowClient, uri: str) -> str:
+    """Where the files of a model address are."""
+    kind, _, rest = uri.partition(":/")
+    rest = rest.strip("/")
+    name, separator, last = rest.partition("@") if "@" in rest else rest.partition("/")
+    if kind == "runs" and last:
+        return f"{client.get_run(name).info.artifact_uri.rstrip('/')}/{last}"
+    if kind == "models" and separator == "@":
+        found = client.get_model_version_by_alias(name, last)
+        return str(client.get_model_version_download_uri(name, found.version))
+    if kind == "models" and last.isdecimal():
+        return str(client.get_model_version_download_uri(name, last))
+    raise TrackingError(
+        f"{uri!r} is not a model address; expected models:/NAME/VERSION, models:/NAME@ALIAS or runs:/RUN_ID/PATH"
+    )
+
+
+def _create_registered_model(client: MlflowClient, name: str) -> None:
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _upload_model(client: MlflowClient, run_id: str, model_folder: Path, fingerprint: str) -> str:
+    """Put the MLflow model under the run, in a folder named by content; returns its address."""
+    folder = f"model/{fingerprint[:16]}"
+    with tempfile.TemporaryDirectory() as temporary:
+        saved = Path(temporary) / "model"
+        with _quiet():
+            import mlflow.pyfunc
+
+            mlflow.pyfunc.save_model(
+                path=str(saved),
+                python_model=str(_PYFUNC_MODEL),
+                artifacts={"model": str(model_folder)},
+                model_config={"device": "auto"},
+                pip_requirements=serving_requirements(),
+            )
+        client.log_artifacts(run_id, str(saved), folder)
+    return f"{client.get_run(run_id).info.artifact_uri.rstrip('/')}/{folder}"
+
+
+def _send_values(client: MlflowClient, run: OpenRun, records: list[Record]) -> list[str]:
+    """Send metrics, parameters and tags; returns the parameters whose first value stands."""
+    metrics = [
+        Metric(r["key"], r["value"], r["timestamp_ms"], r["step"] or 0)
+        for r in records
+        if r["kind"] == "metric" and not run.recorded_before(r)
+    ]
+    params: dict[str, str] = {}
+    left_out = []
+    for record in (r for r in records if r["kind"] == "param"):
+        known = run.params.get(record["key"], params.setdefault(record["key"], record["value"]))
+        if record["key"] in run.params:
+            params.pop(record["key"], None)
+        if known != record["value"]:
+            left_out.append(
+                f"parameter {record['key']!r} stays {known!r}: MLflow's parameters cannot change, {record['value']!r} "
+                "is left out"
+            )
+    tags = {r["key"]: r["value"] for r in records if r["kind"] == "tag"}
+    if metrics:
+        client.log_batch(run.run_id, metrics=metrics, synchronous=True)
+    for part in _parts(params):
+        client.log_batch(run.run_id, params=[Param(*item) for item in part], synchronous=True)
+    for part in _parts(tags):
+        client.log_batch(run.run_id, tags=[RunTag(*item) for item in part], synchronous=True)
+    run.params.update(params)
+    return left_out
+
+
+def _send_item(client: MlflowClient, run_id: str, record: Record) -> None:
+    """Send a file, a JSON value or a dataset."""
+    if record["kind"] == "json":
+        client.log_text(run_id, json.dumps(record["value"], indent=2, sort_keys=True), record["name"])
+    elif record["kind"] == "file":
+        path = Path(record["path"])
+        if not path.exists():
+            raise Refused("the file does not exist any more")
+        (client.log_artifacts if path.is_dir() else client.log_artifact)(run_id, str(path), record["folder"])
+    elif record["kind"] == "dataset":
+        dataset = Dataset(
+            name=record["name"],
+            digest=record["digest"][:_MAX_DIGEST_CHARS],
+            source_type="vlmvid",
+            source=json.dumps({"uri": record["source"]}),
+            profile=json.dumps({"num_rows": record["num_rows"]}),
+        )
+        client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", record["context"])])])
+
+
+_KINDS = ("metric", "param", "tag", "json", "file", "dataset", "status")
+
+
+@contextmanager
+def _calls(timeout_seconds: float | None) -> Iterator[None]:
+    """Calls to MLflow with short limits (None: MLflow's own) and errors of our kinds."""
+    # Short calls do not wait behind a model that another thread uploads.
+    if not _CALLS.acquire(timeout=-1 if timeout_seconds is None else 2):
+        raise Unreachable("another call of this process to the tracking service is under way")
+    settings = dict(_QUIET_SETTINGS)
+    if timeout_seconds is not None:
+        settings["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(int(timeout_seconds))
+        settings["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+    elif "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ:
+        settings["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "2"
+    try:
+        with environment(settings):
+            yield
+    except TrackingError:
+        raise
+    except MlflowException as error:
+        raise _translated(error) from error
+    except Exception as error:
+        # The HTTP, database and object-store libraries below MLflow each raise their own kinds.
+        raise Unreachable(f"{type(error).__name__}: {error}") from error
+    finally:
+        _CALLS.release()
+
+
+def _translated(error: MlflowException) -> TrackingError:
+    text = str(error).split("\n")[0][:500]
+    if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        return RunVanished(text)
+    return Refused(text) if error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST") else Unreachable(text)
+
+
+def _new_client(uri: str) -> MlflowClient:
+    for name in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    with _quiet():
+        return MlflowClient(uri, registry_uri=uri)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without MLflow 3.17's warnings about its own SQLAlchemy options and its own type hints."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _tags_filter(tags: Mapping[str, str]) -> str:
+    return " and ".join(f"tags.`{key}` = {_quoted(value)}" for key, value in tags.items())
+
+
+def _quoted(value: str) -> str:
+    return f'"{value}"' if "'" in value else f"'{value}'"
+
+
+def _parts(items: Mapping[str, str]) -> Iterator[list[tuple[str, str]]]:
+    pairs = list(items.items())
+    for start in range(0, len(pairs), _ITEMS_PER_BATCH):
+        yield pairs[start : start + _ITEMS_PER_BATCH]
