@@ -27,6 +27,9 @@ os.environ.update(
 
 import pytest  # noqa: E402
 
+# One Prefect server for all folders: a second start costs a minute on a slow machine.
+pytest_plugins = ["tests.prefect_fixtures"]
+
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from vlmvid.artifacts.files import write_bytes
 from vlmvid.errors import CheckpointError
 from vlmvid.models.runtime import seeded
-from vlmvid.training.checkpoint import latest_checkpoint, restore_checkpoint, save_checkpoint, write_atomic
+from vlmvid.training.checkpoint import latest_checkpoint, restore_checkpoint, save_checkpoint
 
 
 def model_and_optimizer(width: int = 3, seed: int = 0) -> tuple[nn.Module, torch.optim.AdamW]:
@@ -107,9 +108,9 @@ def test_a_checkpoint_without_optimiser_state_is_refused(tmp_path: Path) -> None
         restore_checkpoint(checkpoint, model, optimizer)
 
 
-def test_write_atomic_leaves_no_temporary_file(tmp_path: Path) -> None:
+def test_write_bytes_leaves_no_temporary_file(tmp_path: Path) -> None:
     path = tmp_path / "a.bin"
-    write_atomic(path, b"one")
-    write_atomic(path, b"two")
+    write_bytes(path, b"one")
+    write_bytes(path, b"two")
     assert path.read_bytes() == b"two"
     assert list(tmp_path.iterdir()) == [path]

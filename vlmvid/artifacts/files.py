@@ -21,6 +21,8 @@ def canonical_json(value: object) -> str:
 
 def fsync_folder(folder: Path) -> None:
     """Make the names in `folder` durable (a rename is only as durable as its folder)."""
+    if os.name != "posix":
+        return  # folders cannot be opened there
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -81,7 +81,9 @@ class TemporalTransformer(nn.Module):
         self.blocks = nn.ModuleList(TemporalBlock(width, num_heads, dropout) for _ in range(depth))
         self.norm_out = nn.LayerNorm(width)
         self.up = nn.Linear(width, feature_dim)
-        nn.init.trunc_normal_(self.time_embed_TW, std=0.02)
+        # As large as the normalised features: with the usual 0.02 the order of frames is hardly there, and
+        # training on the synthetic world stayed at chance on temporal pairs (with 1.0 it reaches 100 %).
+        nn.init.normal_(self.time_embed_TW, std=1.0)
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 

@@ -131,11 +131,13 @@ class StageKeys:
 
     @cached_property
     def _vision_config(self) -> dict[str, Any]:
-        return {**self._recipe.encode.vision.model_dump(mode="json"), "dtype": self._recipe.encode.dtype}
+        config = self._recipe.encode.vision.model_dump(mode="json")
+        return {**config, "backbone": _without_folder(config["backbone"]), "dtype": self._recipe.encode.dtype}
 
     @cached_property
     def _text_config(self) -> dict[str, Any]:
-        return self._recipe.encode.text.model_dump(mode="json")
+        config = self._recipe.encode.text.model_dump(mode="json")
+        return {**config, "encoder": _without_folder(config["encoder"])}
 
     def _resolved_code(self, stage: str) -> tuple[dict[str, str], dict[str, str], bool]:
         if stage not in self._code:
@@ -192,6 +194,12 @@ class StageKeys:
             code=code,
             packages=packages,
         )
+
+
+def _without_folder(spec: str) -> str:
+    """``hf:/some/folder`` as ``hf:(folder)``: the weights' digest says which model it is, not the place."""
+    family, _, name = spec.partition(":")
+    return f"{family}:(folder)" if Path(name).is_absolute() else spec
 
 
 def _dump(config: Config | None) -> dict[str, Any]:

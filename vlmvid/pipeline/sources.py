@@ -71,7 +71,7 @@ class Sources:
         """Where generated videos lie: one folder per generating configuration, inputs and code."""
         modules, packages = code_closure(self.code_roots)
         code = combined_digest(modules, package_versions(packages))
-        key = hash_json([self._config.name, self.dataset.key_config(), self.digests, code])
+        key = hash_json([self._config.name, self.dataset.generation_config(), self.digests, code])
         return self._store.home / "datasets" / f"{self._config.name}-{key}"
 
     def why_stale(self, artifact: Path) -> str | None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
+from vlmvid.artifacts.files import write_bytes
 from vlmvid.errors import CheckpointError
 
 FORMAT_VERSION = 1
@@ -51,7 +51,7 @@ def save_checkpoint(
             tensors[f"optim.{name}.{key}"] = torch.as_tensor(value)
     data = save({name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()})
     base = folder / f"step_{step:08d}"
-    write_atomic(base.with_suffix(".safetensors"), data)
+    write_bytes(base.with_suffix(".safetensors"), data)
     record = {
         "format_version": FORMAT_VERSION,
         "step": step,
@@ -59,7 +59,7 @@ def save_checkpoint(
         "sha256": hashlib.sha256(data).hexdigest(),
     }
     path = base.with_suffix(".json")
-    write_atomic(path, json.dumps(record, sort_keys=True).encode())
+    write_bytes(path, json.dumps(record, sort_keys=True).encode())
     for old in _records(folder)[:-NUM_KEPT]:
         old.unlink()
         old.with_suffix(".safetensors").unlink(missing_ok=True)
@@ -104,23 +104,6 @@ def restore_checkpoint(checkpoint: Checkpoint, model: nn.Module, optimizer: torc
     for parameter, values in restored.items():
         if values:
             optimizer.state[parameter] = values
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write bytes so that `path` holds either its old content or all of the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as handle:
-        handle.write(data)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
-    if os.name == "posix":
-        # The rename itself is durable only when the folder is.
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def _records(folder: Path) -> list[Path]:

@@ -141,9 +141,7 @@ class DecordReader:
         self._decord.logging.set_level(self._decord.logging.QUIET)
         try:
             # A positive fault tolerance below 1 / num_frames raises at the first replaced frame.
-            frames = self._decord.VideoReader(
-                self.path, num_threads=num_threads, fault_tol=0.5 / self.num_frames
-            )
+            frames = self._decord.VideoReader(self.path, num_threads=num_threads, fault_tol=0.5 / self.num_frames)
         except (self._decord.DECORDError, RuntimeError) as error:
             raise self._as_decode_error(error) from error
         if len(frames) != self.num_frames:

@@ -1,0 +1,107 @@
+"""The synthetic world as a dataset: H.264 files and manifest rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from vlmvid.config.base import Config
+from vlmvid.data.base import Dataset, Defect, require_unique_ids
+from vlmvid.data.synthetic.draw import render
+from vlmvid.data.synthetic.gallery import PlannedClip, test_clips, training_clips, validation_clips
+from vlmvid.data.synthetic.language import Knobs, full_caption, training_captions
+from vlmvid.data.synthetic.questions import scene_questions
+from vlmvid.types import Clip
+from vlmvid.video.writer import write_mp4
+
+
+class SyntheticOptions(Config):
+    """How many clips, how large, and how much the training captions lie.
+
+    `num_test_bases` scenes each bring one distractor per attribute into the test gallery.
+    `num_temporal_pairs` are added to training; two of three test bases form a pair as well.
+    `num_frames` should be an odd multiple of the frames that the recipe samples: then both clips
+    of a temporal pair give the sampler the same frames in another order. `caption_noise` and
+    `group_correlation` change training captions only, never a frame.
+    """
+
+    seed: int = 0
+    num_train: int = Field(default=600, ge=1)
+    num_val: int = Field(default=0, ge=0)
+    num_test_bases: int = Field(default=48, ge=0)
+    num_temporal_pairs: int = Field(default=60, ge=0)
+    image_size: int = Field(default=64, ge=32, le=1024, multiple_of=2)
+    num_frames: int = Field(default=24, ge=2, multiple_of=2)
+    fps: float = Field(default=8.0, gt=0)
+    caption_noise: float = Field(default=0.0, ge=0, le=1)
+    group_correlation: float = Field(default=0.0, ge=0, le=1)
+
+
+class SyntheticDataset(Dataset):
+    """Drawn clips; every one is a pure function of the seed and its place."""
+
+    options_class = SyntheticOptions
+    options: SyntheticOptions
+
+    def __init__(self, options: SyntheticOptions) -> None:
+        super().__init__(options)
+        self._planned: dict[str, PlannedClip] | None = None
+
+    def key_config(self) -> dict[str, Any]:
+        """All options."""
+        return self.options.model_dump(mode="json")
+
+    def generation_config(self) -> dict[str, Any]:
+        """All options but the knobs, which change no frame."""
+        return self.options.model_dump(mode="json", exclude={"caption_noise", "group_correlation"})
+
+    def generated_files(self) -> list[str]:
+        """One MP4 per clip."""
+        return [_file(clip) for clip in self._plan().values()]
+
+    def materialise(self, name: str, folder: Path) -> None:
+        """Draw and write one clip; temporal pairs without loss."""
+        clip = self._plan()[Path(name).stem]
+        frames = render(clip.scene, image_size=self.options.image_size, num_frames=self.options.num_frames)
+        write_mp4(folder / name, frames, fps=self.options.fps, lossless=bool(clip.pair_id))
+
+    def clips(self, folder: Path) -> tuple[list[Clip], list[Defect]]:
+        """All clips; training clips with several captions, the others with one caption and questions."""
+        clips = [self._clip(planned) for planned in self._plan().values()]
+        require_unique_ids(clips)
+        return clips, []
+
+    def _plan(self) -> dict[str, PlannedClip]:
+        if self._planned is None:
+            options = self.options
+            planned = [
+                *training_clips(options.seed, options.num_train, options.num_temporal_pairs),
+                *validation_clips(options.seed, options.num_val),
+                *test_clips(options.seed, options.num_test_bases),
+            ]
+            self._planned = {clip.video_id: clip for clip in planned}
+        return self._planned
+
+    def _clip(self, planned: PlannedClip) -> Clip:
+        options, scene = self.options, planned.scene
+        if planned.split == "train":
+            knobs = Knobs(options.caption_noise, options.group_correlation)
+            text: dict[str, Any] = {
+                "captions": training_captions(scene, seed=options.seed, index=planned.number, knobs=knobs)
+            }
+        else:
+            questions = scene_questions(scene, video_id=planned.video_id, seed=options.seed, number=planned.number)
+            text = {"captions": (full_caption(scene),), "questions": questions}
+        return Clip(
+            video_id=planned.video_id,
+            path=_file(planned),
+            split=planned.split,
+            attributes=planned.attributes(),
+            **text,
+        )
+
+
+def _file(clip: PlannedClip) -> str:
+    return f"{clip.split}/{clip.video_id}.mp4"
