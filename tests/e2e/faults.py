@@ -72,6 +72,6 @@ def outcome(home: Path, client: Any) -> Outcome:
     return Outcome(
         metrics=reports[0].read_bytes(),
         runs={stage: run.info.status for stage, run in sorted(by_stage.items())},
-        versions=[version.version for version in client.search_model_versions("name='vlmvid-fault'")],
+        versions=[str(version.version) for version in client.search_model_versions("name='vlmvid-fault'")],
         points={name: len(client.get_metric_history(align.info.run_id, name)) for name in ("loss", "lr")},
     )

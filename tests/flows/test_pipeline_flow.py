@@ -56,6 +56,8 @@ def test_the_flow_runs_records_and_registers_once(prefect_api: str, tracked_home
     assert {run.info.status for run in recorded} == {"FINISHED"}
     assert children["evaluate"].data.metrics["retrieval/t2v_r_at_1"] >= 0
     assert "loss" in children["align"].data.metrics
+    data = {stage: [i.dataset.name for i in children[stage].inputs.dataset_inputs] for stage in children}
+    assert data["align"] == data["evaluate"] == data["ingest"] == ["tiny/manifest"]
     artifacts = {f.path for f in client_of(tracked_home).list_artifacts(children["evaluate"].info.run_id)}
     assert {"metrics.json", "report.md", "samples"} <= artifacts
 

@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import Field
 
 from vlmvid.config.base import Config
-from vlmvid.data.base import Dataset, Defect
+from vlmvid.data.base import Dataset, Defect, require_unique_ids
 from vlmvid.data.files import find_root, read_text, unit_hash
 from vlmvid.errors import ConfigError, DecodeError
 from vlmvid.types import Clip, Split
@@ -36,8 +36,8 @@ class ImageTextOptions(Config):
     """Where the pictures are and how they become clips.
 
     `num_test` and `num_val` count unseen captions: a split never shares a caption text (compared
-    without case and outer spaces) with another one, and the test and validation galleries hold
-    one picture per caption. `exclude` holds glob patterns of relative names.
+    without case and extra spaces) with another one, and the test and validation galleries hold
+    one picture per caption. Pictures that share any of their captions count as one caption. `exclude` holds glob patterns of relative names.
     """
 
     root: str
@@ -100,6 +100,7 @@ class ImageTextDataset(Dataset):
             )
             for path, captions, split in selected
         ]
+        require_unique_ids(clips)
         return clips, defects
 
     def _selected(self) -> tuple[list[tuple[Path, tuple[str, ...], Split]], list[Defect]]:
@@ -110,11 +111,12 @@ class ImageTextDataset(Dataset):
                 captioned.append((path, self._captions(path)))
             except DecodeError as error:
                 defects.append(Defect(self._id(path), str(path), error.reason_code, str(error)))
-        splits = self._splits([_normal(captions[0]) for _, captions in captioned])
+        group_of = join_captions([tuple(map(_normal, captions)) for _, captions in captioned])
+        splits = self._splits(list(group_of.values()))
         selected = []
         taken: set[str] = set()
         for path, captions in captioned:
-            caption = _normal(captions[0])
+            caption = group_of[_normal(captions[0])]
             split = splits[caption]
             if split == "train" or caption not in taken:
                 selected.append((path, captions, split))
@@ -180,6 +182,27 @@ def read_captions(text: str, languages: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(plain))
     by_language = {**dict(tagged), **({"en": plain[0]} if plain else {})}
     return tuple(dict.fromkeys(by_language[name] for name in languages if by_language.get(name)))
+
+
+def join_captions(captions: list[tuple[str, ...]]) -> dict[str, str]:
+    """Each caption to the name of its group: captions of one picture, and of pictures that share one, are together.
+
+    The name is the group's alphabetically first caption.
+    """
+    parent: dict[str, str] = {}
+
+    def root(caption: str) -> str:
+        parent.setdefault(caption, caption)
+        while parent[caption] != caption:
+            parent[caption] = parent[parent[caption]]
+            caption = parent[caption]
+        return caption
+
+    for first, *others in captions:
+        for other in (first, *others):
+            low, high = sorted((root(first), root(other)))
+            parent[high] = low
+    return {caption: root(caption) for caption in list(parent)}
 
 
 def camera_move(canvas: Image.Image, move: str, options: ImageTextOptions) -> NDArray[np.uint8]:

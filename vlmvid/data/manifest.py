@@ -85,8 +85,14 @@ def read_parquet(path: Path) -> Iterator[tuple[str, Any]]:
     except (OSError, pa.ArrowInvalid) as error:
         raise DatasetError(f"manifest {path} cannot be read as Parquet: {error}; check data.options.path") from error
     for number, row in enumerate(table.to_pylist(), start=1):
-        row["attributes"] = {k: v for k, v in (row.get("attributes") or {}).items() if v is not None}
-        yield f"manifest {path}, row {number}", {k: v for k, v in row.items() if v is not None}
+        yield f"manifest {path}, row {number}", _without_nulls(row)
+
+
+def _without_nulls(value: Any) -> Any:
+    """Parquet gives every row every key of a struct, null where the row has none."""
+    if isinstance(value, dict):
+        return {name: _without_nulls(inner) for name, inner in value.items() if inner is not None}
+    return [_without_nulls(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _clip(value: Any, where: str) -> Clip:

@@ -41,6 +41,7 @@ def compute(request: RunRequest) -> ArtifactRef:
         text_features=text_features(context, texts),
         captions_of=tuple(tuple(number[caption] for caption in clip.captions) for clip in clips),
     )
+    context.log_dataset("align", len(clips), "training")
     parts = context.keys.parts("align")
     work = context.store.work_folder(STAGE, parts.key)
     # The curves of an interrupted run are kept beside its checkpoints, so that the resumed one is whole.

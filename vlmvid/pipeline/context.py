@@ -110,6 +110,14 @@ class RunContext:
         self.keys.forget_after(stage)
         return ref
 
+    def log_dataset(self, stage: StageName, num_rows: int, purpose: str) -> None:
+        """Record in the stage's run which data it read: the ingest key is the dataset's digest."""
+        run = self.stage_runs.get(stage)
+        if run is not None:
+            name = f"{self.recipe.name}/{self.recipe.data.name}"
+            key = self.keys.key("ingest")
+            run.log_dataset(name, key, str(self.store.artifact_folder("ingest", key)), num_rows, purpose)
+
     def _why_not_cached(self, stage: StageName) -> str:
         """The first thing that differs from the closest earlier result; for ingest, which file."""
         parts = self.keys.parts(stage)

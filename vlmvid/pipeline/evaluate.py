@@ -35,6 +35,7 @@ def compute(request: RunRequest) -> ArtifactRef:
     config = context.recipe.evaluate
     assert config is not None  # the stage exists only with its section
     clips, features = split_features(context, config.split, need_captions=False)
+    context.log_dataset("evaluate", len(clips), "evaluation")
     model = load_alignment(context.folder("align"))
     data = EvaluationData(
         clips=tuple(clips),

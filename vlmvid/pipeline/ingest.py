@@ -53,6 +53,7 @@ def compute(request: RunRequest) -> ArtifactRef:
 
     ref = context.publish("ingest", "clips", write, counts=status_counts(index))
     _rows_of.cache_clear()
+    context.log_dataset("ingest", len(rows), "ingest")
     return ref
 
 

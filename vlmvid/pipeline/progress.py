@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from threading import Lock
+from typing import Any
 
 from tqdm import tqdm
 
@@ -12,15 +13,14 @@ class StageProgress:
     """Bars by stage name; may be advanced from several threads."""
 
     def __init__(self) -> None:
-        self._bars: dict[str, tqdm[None]] = {}
+        self._bars: dict[str, Any] = {}
         self._lock = Lock()
 
     def begin(self, stage: str, total: int, unit: str) -> None:
         """Start the bar of a stage; nothing is drawn for an empty one."""
         with self._lock:
             if total and stage not in self._bars:
-                bar: tqdm[None] = tqdm(total=total, desc=stage, unit=unit, file=sys.stderr, disable=None)
-                self._bars[stage] = bar
+                self._bars[stage] = tqdm(total=total, desc=stage, unit=unit, file=sys.stderr, disable=None)
 
     def advance(self, stage: str, amount: int = 1) -> None:
         """Move the bar of a stage on, if there is one."""

@@ -35,8 +35,7 @@ def scene_questions(scene: Scene, *, video_id: str, seed: int, number: int) -> t
     equal probability.
     """
     questions = [_attribute_question(scene, name, video_id) for name in _ASKED]
-    if not scene.is_order:
-        questions.append(_motion_question(scene, video_id))
+    questions.append(_order_question(scene, video_id) if scene.is_order else _motion_question(scene, video_id))
     questions.append(_open_question(scene, video_id))
     questions.append(_presence_question(scene, video_id, seed, number))
     return (*questions, *_probes(scene, video_id, seed, number))
@@ -80,6 +79,20 @@ def _motion_question(scene: Scene, video_id: str) -> Question:
         choices=MOTIONS,
         statements=tuple(motion_statement((motion,)) for motion in MOTIONS),
         attributes={"attribute": "motion"},
+    )
+
+
+def _order_question(scene: Scene, video_id: str) -> Question:
+    # Both orders in a fixed sequence, so that the answer's place tells nothing.
+    orders = sorted((scene.events, scene.events[::-1]))
+    return Question(
+        question_id=f"{video_id}/order",
+        kind="mcq",
+        question="in which order does it happen?",
+        answer="_then_".join(scene.events),
+        choices=tuple("_then_".join(events) for events in orders),
+        statements=tuple(motion_statement(events) for events in orders),
+        attributes={"attribute": "order"},
     )
 
 

@@ -1,0 +1,1 @@
+"""Measurements: JSON out, figures written into RESULTS.md with the command."""
