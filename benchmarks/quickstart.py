@@ -58,10 +58,13 @@ def over_seeds(metrics: Sequence[Metric]) -> dict[str, Any]:
     sampling = math.sqrt(sum(half**2 for half in halves)) / len(values)
     between = 1.96 * math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
     half = max(sampling, between)
+    bounds = [bound for metric in metrics for bound in (metric["ci_low"], metric["ci_high"]) if bound is not None]
+    is_rate = all(0 <= bound <= 1 for bound in bounds)
+    low, high = (max(mean - half, 0.0), min(mean + half, 1.0)) if is_rate else (mean - half, mean + half)
     return {
         "mean": round(mean, 5),
-        "ci_low": round(mean - half, 5),
-        "ci_high": round(mean + half, 5),
+        "ci_low": round(low, 5),
+        "ci_high": round(high, 5),
         "values": [round(value, 5) for value in values],
         "num_samples": [metric["num_samples"] for metric in metrics],
     }

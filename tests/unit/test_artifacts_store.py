@@ -52,7 +52,9 @@ def test_an_artifact_without_a_whole_manifest_does_not_exist(tmp_path: Path) -> 
     assert store.ref("encode", ref.key) == ref
     (Path(ref.uri) / "manifest.json").write_text("{")
     assert store.ref("encode", ref.key) is None
-    assert "missing or damaged" in store.why_not_cached(parts(), "r") or "no earlier" in store.why_not_cached(parts(), "r")
+    assert "missing or damaged" in store.why_not_cached(parts(), "r") or "no earlier" in store.why_not_cached(
+        parts(), "r"
+    )
 
 
 def test_a_failing_writer_leaves_nothing(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.tiny import COLOURS, read_rows, write_clip, write_dataset, write_recipe, write_rows
+from tests.unit.tracking_fixtures import fresh_home
 from vlmvid.artifacts import ArtifactRef
 from vlmvid.errors import ArtifactError, ConfigError, DatasetError, StageError
 from vlmvid.pipeline import STAGES, RunRequest, make_request
@@ -38,7 +39,9 @@ def statuses(request: RunRequest) -> dict[str, tuple[str, str]]:
     return {p.name: (p.status, p.reason) for p in plan(request)}
 
 
-def request_for(tmp_path: Path, home: Path, manifest: Path, overrides: tuple[str, ...] = (), **sections: Any) -> RunRequest:
+def request_for(
+    tmp_path: Path, home: Path, manifest: Path, overrides: tuple[str, ...] = (), **sections: Any
+) -> RunRequest:
     return make_request(write_recipe(tmp_path, manifest, **{**NO_TRACKING, **sections}), overrides, home=home)
 
 
@@ -297,3 +300,41 @@ def test_events_tell_the_order_of_work(tmp_path: Path, home: Path, manifest: Pat
     order = [e["stage"] for e in events if e["event"] == "stage.published"]
     assert order == ["ingest", "decode", "encode", "align", "evaluate"]
     assert sum(e["event"] == "checkpoint.written" for e in events) == 3
+
+
+class TestSearch:
+    def test_clip_to_clip_leaves_the_query_out(self, tmp_path: Path, home: Path, manifest: Path) -> None:
+        sections = {"search": {"top_k": 2, "queries": ["v0"]}, "align": None, "evaluate": None}
+        refs = run(request_for(tmp_path, home, manifest, **sections))
+        hits = json.loads((Path(refs["search"].uri) / "hits.json").read_text())
+        assert [(h["query"], h["rank"]) for h in hits] == [("v0", 1), ("v0", 2)]
+        assert "v0" not in [h["video_id"] for h in hits]
+        assert hits[0]["score"] >= hits[1]["score"]
+
+    def test_an_unknown_query_names_the_nearest(self, tmp_path: Path, home: Path, manifest: Path) -> None:
+        sections = {"search": {"queries": ["v99"]}, "align": None, "evaluate": None}
+        with pytest.raises(ConfigError, match="'v99' is no video_id.*did you mean 'v9'"):
+            run(request_for(tmp_path, home, manifest, **sections))
+
+    def test_text_queries_rank_as_the_model_does(self, tmp_path: Path, home: Path, manifest: Path) -> None:
+        """The oracle: the loaded model on the files themselves."""
+        import vlmvid
+        from vlmvid.pipeline.search import search_index
+
+        tracked = {"tracking": {"uri": f"sqlite:///{fresh_home(home)}/mlflow.db"}, "register": {"model_name": "m"}}
+        request = make_request(write_recipe(tmp_path, manifest, **tracked), home=home)
+        refs = run(request)
+        folder = json.loads((Path(refs["register"].uri) / "registered.json").read_text())["model_folder"]
+        hits = search_index(["something red"], model=folder, index=refs["encode"].uri, top_k=10)
+        model = vlmvid.load(folder)
+        paths = [tmp_path / f"clip{i}.mp4" for i in range(10)]
+        scores = model.similarity(model.encode_video(paths), model.encode_text(["something red"]))[:, 0]
+        by_hand = {f"v{i}": scores[i] for i in range(10)}
+        np.testing.assert_allclose([h.score for h in hits], [by_hand[h.video_id] for h in hits], atol=1e-4)
+        assert len(hits) == 10
+
+    def test_a_folder_that_is_no_index(self, tmp_path: Path) -> None:
+        from vlmvid.pipeline.search import search_index
+
+        with pytest.raises(ArtifactError, match="is no encode artifact"):
+            search_index(["x"], model="m", index=str(tmp_path), top_k=1)

@@ -37,7 +37,8 @@ class ImageTextOptions(Config):
 
     `num_test` and `num_val` count unseen captions: a split never shares a caption text (compared
     without case and extra spaces) with another one, and the test and validation galleries hold
-    one picture per caption. Pictures that share any of their captions count as one caption. `exclude` holds glob patterns of relative names.
+    one picture per caption. Pictures that share any of their captions count as one
+    caption. `exclude` holds glob patterns of relative names.
     """
 
     root: str
@@ -62,6 +63,7 @@ class ImageTextDataset(Dataset):
         super().__init__(options)
         self._root = find_root(options.root, options.package)
         self._images = self._list()
+        self._sources = {self._video(path): path for path in self._images}
 
     def key_config(self) -> dict[str, Any]:
         """All options but the place."""
@@ -82,7 +84,7 @@ class ImageTextDataset(Dataset):
 
     def materialise(self, name: str, folder: Path) -> None:
         """Move the camera over one picture; raises DecodeError for one that cannot be read."""
-        source = next(path for path in self._images if self._video(path) == name)
+        source = self._sources[name]
         canvas = _canvas(source, self.options.image_size)
         move = MOVES[int(unit_hash(self.options.seed)(f"move:{name}") * len(MOVES))]
         write_mp4(folder / name, camera_move(canvas, move, self.options), fps=self.options.fps)

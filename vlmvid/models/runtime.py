@@ -26,6 +26,12 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def limit_threads(num_threads: int | None) -> None:
+    """Compute with at most this many CPU threads from here on; None leaves torch's own choice."""
+    if num_threads is not None:
+        torch.set_num_threads(num_threads)
+
+
 @contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """Draw from a generator seeded with `seed` inside the block; restore the caller's state after it.

@@ -60,9 +60,13 @@ class RunContext:
 
     @cached_property
     def device(self) -> str:
-        """The torch device to compute on: ``options.device``, where auto takes a GPU if there is one."""
-        from vlmvid.models.runtime import resolve_device
+        """The torch device to compute on: ``options.device``, where auto takes a GPU if there is one.
 
+        Also applies ``options.num_threads``: whoever computes asks for the device first.
+        """
+        from vlmvid.models.runtime import limit_threads, resolve_device
+
+        limit_threads(self.recipe.options.num_threads)
         return str(resolve_device(self.recipe.options.device))
 
     def why_stale(self, stage: StageName) -> str | None:

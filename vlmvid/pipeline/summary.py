@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from typing import Any
 
 from vlmvid.evaluation.base import TaskResult
@@ -44,7 +45,8 @@ def summary_text(document: dict[str, Any]) -> str:
     lines = [f"{document['recipe']}: " + ", ".join(_stage_words(document)), ""]
     if "results" in document:
         lines += [format_table([_result(value) for value in document["results"]]), ""]
-        lines += [f"{result['task']}: {result['protocol']}" for result in document["results"]] + [""]
+        protocols = [f"{result['task']}: {result['protocol']}" for result in document["results"]]
+        lines += [textwrap.fill(text, 100, subsequent_indent="  ") for text in protocols] + [""]
     if "hits" in document:
         lines += [hits_table([Hit.model_validate(hit) for hit in document["hits"]]), ""]
     lines += [f"{name:<8} {value}" for name, value in _places(document)]

@@ -7,10 +7,9 @@ libraries' coding decisions alone. The file appears under its name only when it 
 
 from __future__ import annotations
 
+import math
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import secrets
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,9 +18,12 @@ import av.bitstream
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmvid.artifacts.files import fsync_file
 from vlmvid.errors import ConfigError
 
 _GOP_SIZE = 12
+# Enough for 30000/1001, the rate of NTSC.
+_MAX_DENOMINATOR = 1001
 _X264_PARAMS = "threads=1:lookahead-threads=1:sliced-threads=0:bframes=0:ref=1:scenecut=0:rc-lookahead=0:mbtree=0"
 # H.264 side messages (supplemental enhancement information) are NAL units of type 6.
 _DROP_SIDE_MESSAGES = "filter_units=remove_types=6"
@@ -33,7 +35,7 @@ def write_mp4(path: Path | str, frames: NDArray[np.uint8], *, fps: float, lossle
     Args:
         path: where the file goes; its folder is made. An existing file is replaced atomically.
         frames: uint8 (T, 3, H, W), RGB, [0, 255]; H and W even, T at least 1.
-        fps: frames per second, greater than 0.
+        fps: frames per second, at least 1/1001.
         lossless: code without loss (after the conversion to yuv420p), so that equal frames decode to equal
             frames wherever they stand in a clip.
 
@@ -43,9 +45,13 @@ def write_mp4(path: Path | str, frames: NDArray[np.uint8], *, fps: float, lossle
     _check(frames, fps)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _temporary_beside(path) as temporary:
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}.tmp")
+    try:
         _encode(temporary, frames, fps=fps, lossless=lossless)
+        fsync_file(temporary)
         os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _check(frames: NDArray[np.uint8], fps: float) -> None:
@@ -57,27 +63,12 @@ def _check(frames: NDArray[np.uint8], fps: float) -> None:
     height, width = frames.shape[2:]
     if height % 2 or width % 2 or not height or not width:
         raise ConfigError(f"H.264 with yuv420p needs even sides; got {width}x{height}; pad or crop by one pixel")
-    if not fps > 0:
-        raise ConfigError(f"fps must be greater than 0; got {fps}")
-
-
-@contextmanager
-def _temporary_beside(path: Path) -> Iterator[Path]:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    # mkstemp makes files that only their owner can read.
-    umask = os.umask(0)
-    os.umask(umask)
-    temporary.chmod(0o666 & ~umask)
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
+    if not (fps > 0 and math.isfinite(fps)) or not Fraction(fps).limit_denominator(_MAX_DENOMINATOR):
+        raise ConfigError(f"fps must be greater than 0 and finite, and at least 1/{_MAX_DENOMINATOR}; got {fps}")
 
 
 def _encode(path: Path, frames: NDArray[np.uint8], *, fps: float, lossless: bool) -> None:
-    rate = Fraction(fps).limit_denominator(1001)
+    rate = Fraction(fps).limit_denominator(_MAX_DENOMINATOR)
     with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact", "movflags": "+faststart"}) as container:
         stream = container.add_stream("libx264", rate=rate)
         stream.height, stream.width = frames.shape[2:]

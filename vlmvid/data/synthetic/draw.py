@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlmvid.data.synthetic.world import NUM_SLOTS, Scene
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 Colour = tuple[int, int, int]
 
 REFERENCE_SIZE = 64
@@ -48,7 +49,7 @@ _FORMATION: dict[int, tuple[tuple[float, float], ...]] = {
 
 
 def _box(x: Array, y: Array, half_width: float, half_height: float) -> Array:
-    return np.maximum(np.abs(x) - half_width, np.abs(y) - half_height)
+    return np.asarray(np.maximum(np.abs(x) - half_width, np.abs(y) - half_height))
 
 
 def _triangle(x: Array, y: Array) -> Array:
@@ -79,7 +80,8 @@ _SHAPE: dict[str, Callable[[Array, Array], Array]] = {
 
 def _cover(distance: Array, pixel: float) -> Array:
     """Coverage in [0, 1] from a signed distance in units of which one pixel is `pixel`."""
-    return np.clip(0.5 - distance / pixel, 0.0, 1.0)
+    coverage: Array = np.clip(0.5 - distance / pixel, 0.0, 1.0)
+    return coverage
 
 
 def _paint(frames: Array, mask: Array, rgb: Colour) -> None:
@@ -122,9 +124,9 @@ def _part_distance(kind: str, x: Array, y: Array, half_width: float, half_height
     if kind == "roof":
         # A triangle with its tip up that fills the box.
         side = (np.abs(x) * 2 * half_height - half_width * (y + half_height)) / math.hypot(2 * half_height, half_width)
-        return np.maximum(side, y - half_height)
-    oval = (np.hypot(x / half_width, y / half_height) - 1.0) * min(half_width, half_height)
-    return np.maximum(oval, y) if kind == "dome" else oval
+        return np.asarray(np.maximum(side, y - half_height))
+    oval: Array = (np.hypot(x / half_width, y / half_height) - 1.0) * min(half_width, half_height)
+    return np.asarray(np.maximum(oval, y)) if kind == "dome" else oval
 
 
 def background(scene: Scene, image_size: int) -> Array:

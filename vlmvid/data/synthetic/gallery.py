@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -104,8 +105,8 @@ def test_clips(seed: int, num_bases: int) -> Iterator[PlannedClip]:
     """The test gallery: each base with one distractor per attribute, no two captions alike.
 
     A base is followed by distractors that differ in shape, colour, size, count and in motion (or, for an
-    order scene, in order). Groups alternate between cycles, spin and approach every second cycle, so that both are balanced over
-    the groups.
+    order scene, in order). Groups alternate between cycles, spin and approach every
+    second cycle, so that both are balanced over the groups.
     """
     seen: set[tuple[object, ...]] = set()
     number = 0
@@ -144,7 +145,8 @@ def _distractors(base: Scene, kind: str, rng: np.random.Generator) -> dict[str, 
     """One scene per attribute that differs from `base` in it alone and whose combinations are held out."""
 
     def other(name: str, values: tuple[str, ...] | tuple[int, ...]) -> Scene:
-        changed = [replace(base, **{name: value}) for value in values if value != getattr(base, name)]
+        changes: list[dict[str, Any]] = [{name: value} for value in values if value != getattr(base, name)]
+        changed = [replace(base, **change) for change in changes]
         fitting = [scene for scene in changed if is_test_scene(scene)]
         return fitting[int(rng.integers(len(fitting)))]
 

@@ -142,7 +142,9 @@ def object_weights(shape: str, present: tuple[str, ...]) -> np.ndarray:
 
 def pick(rng: np.random.Generator, weights: np.ndarray) -> int:
     """An index drawn with these probabilities, from exactly one uniform number."""
-    return int(min(np.searchsorted(np.cumsum(weights), rng.random(), side="right"), len(weights) - 1))
+    place = int(np.searchsorted(np.cumsum(weights), rng.random(), side="right"))
+    # The sum may fall short of 1 by rounding.
+    return min(place, len(weights) - 1)
 
 
 def _one_of(rng: np.random.Generator, values: tuple[str, ...]) -> str:

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vlmvid.config.schema import DataConfig
+from vlmvid.data import DATASETS, Dataset, open_dataset
+from vlmvid.data.files import split_of
+from vlmvid.data.synthetic.dataset import SyntheticDataset, SyntheticOptions
+from vlmvid.errors import ConfigError, DatasetError
+from vlmvid.types import Clip
+from vlmvid.video.writer import write_mp4
+
+
+def _open(name: str, **options: Any) -> Dataset:
+    return open_dataset(DataConfig(name=name, options=options))
+
+
+def _video(path: Path, num_frames: int = 16, fps: float = 8) -> Path:
+    frames = np.zeros((num_frames, 3, 32, 32), np.uint8)
+    frames[:] = np.arange(num_frames, dtype=np.uint8)[:, None, None, None] * 10
+    write_mp4(path, frames, fps=fps)
+    return path
+
+
+def _manifest(path: Path, *rows: object) -> str:
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def test_every_registered_dataset_loads() -> None:
+    assert DATASETS.names() == ["folder", "image_text", "manifest", "synthetic"]
+    for name in DATASETS:
+        with pytest.raises(ConfigError, match="no_such_option"):
+            _open(name, no_such_option=1)
+
+
+# manifest
+
+
+def test_manifest_round_trip_as_json_lines_and_parquet(tmp_path: Path) -> None:
+    rows = SyntheticDataset(SyntheticOptions(num_train=2, num_test_bases=1, num_temporal_pairs=1)).clips(tmp_path)[0]
+    values = [clip.model_dump(mode="json") for clip in rows]
+    expected = [clip.model_copy(update={"path": str(tmp_path / clip.path)}) for clip in rows]
+    lines = _manifest(tmp_path / "clips.jsonl", *values, "")
+    assert _open("manifest", path=lines).clips(tmp_path) == (expected, [])
+    pq.write_table(pa.Table.from_pylist(values), tmp_path / "clips.parquet")
+    assert _open("manifest", path=str(tmp_path / "clips.parquet")).clips(tmp_path) == (expected, [])
+
+
+def test_manifest_paths_are_relative_to_it_or_absolute_and_are_its_sources(tmp_path: Path) -> None:
+    elsewhere = str(tmp_path / "other" / "b.mp4")
+    path = _manifest(
+        tmp_path / "m.jsonl", {"video_id": "a", "path": "videos/a.mp4"}, {"video_id": "b", "path": elsewhere}
+    )
+    dataset = _open("manifest", path=path)
+    assert [clip.path for clip in dataset.clips(tmp_path)[0]] == [str(tmp_path / "videos" / "a.mp4"), elsewhere]
+    # The videos do not exist: that is the pipeline's to record, not the manifest's to raise.
+    assert set(dataset.source_files().values()) == {tmp_path / "m.jsonl", tmp_path / "videos/a.mp4", Path(elsewhere)}
+    assert dataset.generated_files() == []
+
+
+GOOD = {"video_id": "a", "path": "a.mp4"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([GOOD, {"video_id": "b", "pth": "b.mp4"}], ["line 2", "pth", "path"]),
+        ([GOOD, "{broken"], ["line 2", "not JSON"]),
+        ([GOOD, "[1]"], ["line 2"]),
+        ([GOOD, {**GOOD, "path": "b.mp4"}], ["duplicate video_id 'a'", "row 1 .*a.mp4", "row 2 .*b.mp4"]),
+        ([{**GOOD, "start_seconds": "soon"}], ["line 1", "start_seconds"]),
+        ([{**GOOD, "start_seconds": 3, "end_seconds": 2}], ["end_seconds=2"]),
+        ([{**GOOD, "split": "trian"}], ["split"]),
+        ([{**GOOD, "captions": "one text"}], ["captions"]),
+        ([], ["has no rows"]),
+        (["", "  "], ["has no rows"]),
+    ],
+)
+def test_a_wrong_manifest_names_line_and_key(tmp_path: Path, rows: list[object], words: list[str]) -> None:
+    path = _manifest(tmp_path / "m.jsonl", *rows)
+    for word in words:
+        with pytest.raises(DatasetError, match=word):
+            _open("manifest", path=path).clips(tmp_path)
+
+
+def test_a_manifest_that_cannot_be_read_names_the_option(tmp_path: Path) -> None:
+    (tmp_path / "text.parquet").write_text("no parquet")
+    (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
+    for name in ("missing.jsonl", "missing.parquet", "text.parquet", "binary.jsonl"):
+        with pytest.raises(DatasetError, match=f"{name}.*data.options.path"):
+            _open("manifest", path=str(tmp_path / name)).clips(tmp_path)
+
+
+# folder
+
+
+def test_folder_lists_videos_with_sidecar_captions(tmp_path: Path) -> None:
+    _video(tmp_path / "a.mp4")
+    _video(tmp_path / "deep" / "b.MOV.mp4")
+    (tmp_path / "a.txt").write_text("\ufeffa red ball\n\n  a ball  \n", encoding="utf-8")
+    (tmp_path / "notes.md").write_text("not a video")
+    dataset = _open("folder", root=str(tmp_path))
+    clips, defects = dataset.clips(tmp_path)
+    assert [clip.video_id for clip in clips] == ["a.mp4", "deep/b.MOV.mp4"] and defects == []
+    assert [clip.captions for clip in clips] == [("a red ball", "a ball"), ()]
+    assert all(Path(clip.path).is_absolute() and Path(clip.path).is_file() for clip in clips)
+    assert set(dataset.source_files()) == {"a.mp4", "a.txt", "deep/b.MOV.mp4"}
+    flat = _open("folder", root=str(tmp_path), recursive=False, exclude=["*b*"]).clips(tmp_path)[0]
+    assert [clip.video_id for clip in flat] == ["a.mp4"]
+
+
+def test_folder_with_bad_captions_gives_defects_and_keeps_the_rest(tmp_path: Path) -> None:
+    for name in ("good", "empty", "missing", "latin"):
+        _video(tmp_path / f"{name}.mp4", 2)
+    (tmp_path / "good.txt").write_text("fine")
+    (tmp_path / "empty.txt").write_text(" \n")
+    (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
+    clips, defects = _open("folder", root=str(tmp_path), require_captions=True).clips(tmp_path)
+    assert [clip.video_id for clip in clips] == ["good.mp4"]
+    assert {defect.video_id: defect.reason_code for defect in defects} == {
+        "empty.mp4": "empty_caption",
+        "missing.mp4": "missing_caption",
+        "latin.mp4": "broken_caption",
+    }
+
+
+def test_windows_cover_the_video_and_a_broken_one_is_a_defect(tmp_path: Path) -> None:
+    _video(tmp_path / "a.mp4", 44, fps=8)  # 5.5 s
+    (tmp_path / "zero.mp4").touch()
+    (tmp_path / "text.mp4").write_text("hello, I am no video")
+    clips, defects = _open("folder", root=str(tmp_path), window_seconds=2.0).clips(tmp_path)
+    assert [(clip.video_id, clip.start_seconds, clip.end_seconds) for clip in clips] == [
+        ("a.mp4#0000", 0.0, 2.0),
+        ("a.mp4#0001", 2.0, 4.0),
+        ("a.mp4#0002", 4.0, None),
+    ]
+    assert [defect.video_id for defect in defects] == ["text.mp4", "zero.mp4"]
+    assert all(defect.reason_code and defect.message for defect in defects)
+    # Without windows no video is opened, so nothing is known to be broken yet.
+    assert len(_open("folder", root=str(tmp_path)).clips(tmp_path)[0]) == 3
+
+
+def test_windows_of_one_video_share_its_split(tmp_path: Path) -> None:
+    for number in range(12):
+        _video(tmp_path / f"{number}.mp4", 16)
+    clips, _ = _open("folder", root=str(tmp_path), window_seconds=0.5, test_fraction=0.5).clips(tmp_path)
+    splits = {clip.attributes["source"]: clip.split for clip in clips}
+    assert all(splits[clip.attributes["source"]] == clip.split for clip in clips)
+    assert set(splits.values()) == {"train", "test"}
+
+
+def test_folder_without_videos_or_packages_is_a_config_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no folder"):
+        _open("folder", root=str(tmp_path / "none"))
+    with pytest.raises(ConfigError, match="holds no video"):
+        _open("folder", root=str(tmp_path))
+    with pytest.raises(ConfigError, match="'no-such-dist' is not installed"):
+        _open("folder", package="no-such-dist")
+    # An installed distribution is found by its name, without an import.
+    with pytest.raises(ConfigError, match="holds no video"):
+        _open("folder", package="pytest", root="_pytest")
+
+
+@given(st.text(), st.integers(0, 9), st.floats(0, 0.5), st.floats(0, 0.5))
+def test_split_depends_on_the_name_alone_and_grows_with_the_fraction(
+    name: str, seed: int, val: float, test: float
+) -> None:
+    split = split_of(name, seed, val, test)
+    assert split == split_of(name, seed, val, test)
+    if split == "test":
+        assert split_of(name, seed, 0.0, min(1.0, test + 0.1)) == "test"
+    assert split_of(name, seed, 0.0, 0.0) == "train" and split_of(name, seed, 0.0, 1.0) == "test"
+
+
+def test_split_fractions_are_kept() -> None:
+    splits = [split_of(f"clip {i}", 0, 0.2, 0.3) for i in range(4000)]
+    assert splits.count("test") / 4000 == pytest.approx(0.3, abs=0.03)
+    assert splits.count("val") / 4000 == pytest.approx(0.2, abs=0.03)
+
+
+def test_clip_rows_are_frozen(tmp_path: Path) -> None:
+    clip = Clip(video_id="a", path="a.mp4")
+    with pytest.raises(ValueError, match="frozen"):
+        clip.path = "b.mp4"  # type: ignore[misc]
