@@ -33,8 +33,8 @@ KNOB_VALUES = (0.0, 0.3, 0.6, 0.9)
 ATTRIBUTES = ("shape", "colour", "size", "count", "motion", "order")
 # Per knob: the figure that must rise, and one that must not move.
 KNOBS = {
-    "caption_noise": (("hallucination", "false_yes_rate"), ("bias", "skew_warm_at_20")),
-    "group_correlation": (("bias", "skew_warm_at_20"), ("hallucination", "false_yes_rate")),
+    "caption_noise": (("hallucination", "false_yes_rate"), ("bias", "skew_warm_at_40")),
+    "group_correlation": (("bias", "skew_warm_at_40"), ("hallucination", "false_yes_rate")),
 }
 Metric = dict[str, Any]
 

@@ -350,3 +350,13 @@ def test_wrong_options_are_named(options: dict[str, object], words: str) -> None
 def test_unknown_dataset_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'synthetic'"):
         open_dataset(DataConfig(name="syntetic"))
+
+
+@pytest.mark.parametrize(("num_frames", "fits"), [(8, True), (24, True), (12, False), (6, False), (5, False)])
+def test_a_sampling_that_would_break_temporal_pairs_is_refused(num_frames: int, fits: bool) -> None:
+    dataset = SyntheticDataset(SyntheticOptions(num_frames=24))
+    if fits:
+        dataset.check_sampling(num_frames)
+    else:
+        with pytest.raises(ConfigError, match="no odd multiple"):
+            dataset.check_sampling(num_frames)

@@ -38,6 +38,7 @@ class RunContext:
         """The dataset's files as they are now."""
         if self._sources is None:
             self._sources = Sources(self.recipe.data, self.store)
+            self._sources.dataset.check_sampling(self.recipe.decode.sampling.num_frames)
         return self._sources
 
     @property

@@ -13,6 +13,7 @@ from vlmvid.data.synthetic.draw import render
 from vlmvid.data.synthetic.gallery import PlannedClip, test_clips, training_clips, validation_clips
 from vlmvid.data.synthetic.language import Knobs, full_caption, training_captions
 from vlmvid.data.synthetic.questions import scene_questions
+from vlmvid.errors import ConfigError
 from vlmvid.types import Clip
 from vlmvid.video.writer import write_mp4
 
@@ -48,6 +49,16 @@ class SyntheticDataset(Dataset):
     def __init__(self, options: SyntheticOptions) -> None:
         super().__init__(options)
         self._planned: dict[str, PlannedClip] | None = None
+
+    def check_sampling(self, num_frames: int) -> None:
+        """Temporal pairs need an odd number of video frames per sampled frame."""
+        options = self.options
+        if options.num_frames % num_frames or (options.num_frames // num_frames) % 2 == 0:
+            raise ConfigError(
+                f"data.options.num_frames={options.num_frames} is no odd multiple of "
+                f"decode.sampling.num_frames={num_frames}, so the two clips of a temporal pair would not give the same "
+                f"frames; use {num_frames * 3}, {num_frames * 5}, ..."
+            )
 
     def key_config(self) -> dict[str, Any]:
         """All options."""
