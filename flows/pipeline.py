@@ -13,7 +13,7 @@ from flows.ingest import ingest
 from flows.register import register
 from flows.search import search
 from vlmvid.artifacts import ArtifactRef
-from vlmvid.pipeline import make_request, pipeline_run, summarise, summary_markdown
+from vlmvid.pipeline import make_request, pipeline_run, preflight, summarise, summary_markdown
 
 STAGE_FLOWS: dict[str, Flow[..., ArtifactRef]] = {
     flow.name: flow for flow in (ingest, decode, encode, align, evaluate, register, search)
@@ -30,6 +30,7 @@ def pipeline(
 ) -> dict[str, ArtifactRef]:
     """From videos with text to a registered, evaluated model; one artifact per stage."""
     request = make_request(recipe, overrides or (), home=home, retry_failed=retry_failed, verify=verify)
+    preflight(request)
     with pipeline_run(request) as context:
         results: dict[str, ArtifactRef] = {
             stage: STAGE_FLOWS[stage](

@@ -109,8 +109,12 @@ def _run(arguments: argparse.Namespace) -> int:
     # A cold first server migrates its database; Prefect's own limit of 20 s is too short for that.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")
     os.environ.setdefault("DO_NOT_TRACK", "1")
+    from vlmvid.pipeline import preflight
+
+    preflight(request)  # a mistake in the recipe should not cost the start of a server
     from flows.pipeline import pipeline
 
+    _quiet_known_errors()
     pipeline(recipe=request.recipe, home=request.home, retry_failed=request.retry_failed, verify=request.verify)
     from vlmvid.pipeline.summary import summarise, summary_text
 
@@ -154,6 +158,18 @@ def _search(arguments: argparse.Namespace) -> int:
 def _print(value: object) -> None:
     text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
     sys.stdout.write(text + "\n")
+
+
+def _quiet_known_errors() -> None:
+    """Keep Prefect from printing a traceback at every level for an error that `main` reports in one line."""
+
+    def one_line(record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], VlmvidError):
+            record.exc_info, record.exc_text = None, None
+        return True
+
+    for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine", "prefect.flows", "prefect.tasks"):
+        logging.getLogger(name).addFilter(one_line)
 
 
 def _configure_logging(verbose: int) -> None:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 if TYPE_CHECKING:
     import torch
 
 Split = Literal["train", "val", "test"]
-AttributeValue = str | int | float | bool
+# Finite, because JSON has no NaN and would give null back.
+AttributeValue = str | int | Annotated[float, Field(allow_inf_nan=False)] | bool
 
 
 class Record(BaseModel):
@@ -27,7 +28,36 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Question(Record):
+class TextRecord(Record):
+    """A record whose texts UTF-8 can hold; ValueError for one that it cannot.
+
+    JSON's escapes can spell half of a surrogate pair, which no later file or tokenizer takes.
+    """
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _texts_are_utf8(cls, value: Any) -> Any:
+        if isinstance(value, dict):
+            inner = [*value, *value.values()]
+        else:
+            inner = list(value) if isinstance(value, list | tuple) else [value]
+        for text in inner:
+            if isinstance(text, str):
+                _require_utf8(text)
+        return value
+
+
+def _require_utf8(text: str) -> None:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the text {text!r} cannot be encoded as UTF-8: character {error.start + 1} is the lone surrogate "
+            f"{text[error.start]!r}; write the whole character or leave it out"
+        ) from error
+
+
+class Question(TextRecord):
     """One question about a clip.
 
     `choices` are the possible answers of an `mcq` or `yes_no` question and contain `answer`.
@@ -60,21 +90,29 @@ class Question(Record):
         return self
 
 
-class Clip(Record):
+class Clip(TextRecord):
     """One row of a dataset manifest: a part of a video file with its text.
 
     `start_seconds` and `end_seconds` bound the clip as [start, end); `end_seconds=None` means
-    the end of the file. `path` is absolute or relative to the manifest.
+    the end of the file; both are finite. `path` is absolute or relative to the manifest. `video_id`
+    and `path` hold no NUL character.
     """
 
     video_id: str = Field(min_length=1)
     path: str = Field(min_length=1)
-    start_seconds: float = Field(default=0.0, ge=0)
-    end_seconds: float | None = None
+    start_seconds: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    end_seconds: float | None = Field(default=None, allow_inf_nan=False)
     split: Split = "train"
     captions: tuple[str, ...] = ()
     questions: tuple[Question, ...] = ()
     attributes: dict[str, AttributeValue] = Field(default_factory=dict)
+
+    @field_validator("video_id", "path")
+    @classmethod
+    def _no_nul(cls, value: str) -> str:
+        if "\0" in value:
+            raise ValueError(f"{value!r} holds a NUL character, which no file name can; remove it")
+        return value
 
     @model_validator(mode="after")
     def _end_after_start(self) -> Self:

@@ -19,18 +19,44 @@ RECIPE = ROOT / "configs" / "pipelines" / "fault.yaml"
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a finished home says: bytes of the metrics, MLflow's runs and versions, points per metric."""
+    """What a finished home says.
+
+    Bytes of the metrics, of the learning curves and of the aligned weights; MLflow's runs and
+    versions, and the points of two metrics.
+    """
 
     metrics: bytes
+    curves: bytes
+    weights: bytes
     runs: dict[str, str]
     versions: list[str]
     points: dict[str, int]
 
 
+@dataclass(frozen=True)
+class Moment:
+    """Something the pipeline has told of its work: the n-th event or ledger row, and its stage."""
+
+    number: int
+    stage: str
+    name: str
+
+
 def count_moments(home: Path) -> int:
-    """Events, ledger rows and learning-curve rows so far: what the pipeline has told of its work."""
-    files = [home / "events.jsonl", *(home / "ledger").rglob("*.jsonl"), *(home / "work").rglob("*.jsonl")]
+    """Events and ledger rows so far; the number only grows."""
+    files = [home / "events.jsonl", *(home / "ledger").rglob("*.jsonl")]
     return sum(1 for file in files for _ in read_lines(file))
+
+
+def moments(home: Path) -> list[Moment]:
+    """All moments of a finished home, in the order of their time."""
+    files = [home / "events.jsonl", *(home / "ledger").rglob("*.jsonl")]
+    rows = sorted((row for file in files for row in read_lines(file)), key=lambda row: row["time_seconds"])
+    stage, found = "ingest", []
+    for number, row in enumerate(rows, start=1):
+        stage = row.get("stage", stage)
+        found.append(Moment(number, stage, row.get("event", "ledger")))
+    return found
 
 
 def run(home: Path, prefect_api: str, *, kill_at: int | None = None, timeout_seconds: float = 300) -> int:
@@ -62,16 +88,22 @@ def run(home: Path, prefect_api: str, *, kill_at: int | None = None, timeout_sec
 
 def outcome(home: Path, client: Any) -> Outcome:
     """Read a finished home."""
-    reports = list((home / "stages" / "evaluate").glob("[!.]*/metrics.json"))
-    assert len(reports) == 1, reports
     experiment = client.get_experiment_by_name("vlmvid")
     runs = client.search_runs([experiment.experiment_id], max_results=1000)
     by_stage = {run.data.tags.get("vlmvid.stage", "pipeline"): run for run in runs}
     assert len(by_stage) == len(runs), sorted(run.data.tags.get("vlmvid.stage", "pipeline") for run in runs)
     align = by_stage["align"]
     return Outcome(
-        metrics=reports[0].read_bytes(),
+        metrics=_only(home, "evaluate", "metrics.json"),
+        curves=_only(home, "align", "curves.jsonl"),
+        weights=_only(home, "align", "alignment.safetensors"),
         runs={stage: run.info.status for stage, run in sorted(by_stage.items())},
         versions=[str(version.version) for version in client.search_model_versions("name='vlmvid-fault'")],
         points={name: len(client.get_metric_history(align.info.run_id, name)) for name in ("loss", "lr")},
     )
+
+
+def _only(home: Path, stage: str, name: str) -> bytes:
+    found = list((home / "stages" / stage).glob(f"[!.]*/{name}"))
+    assert len(found) == 1, found
+    return found[0].read_bytes()

@@ -10,49 +10,64 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.faults import Outcome, count_moments, outcome, run
+from tests.e2e.faults import Moment, Outcome, moments, outcome, run
 from tests.unit.tracking_fixtures import client_of, fresh_home
 
 pytestmark = pytest.mark.prefect
 NUM_MOMENTS = 10
-IN_CI = slice(0, None, 4)  # an early one, one in the middle, a late one
+STAGES = ("ingest", "decode", "encode", "align", "evaluate", "register")
+STAGES_IN_CI = ("decode", "align", "register")
+MAX_CPU_SECONDS = 30.0
 
 
 @pytest.fixture(scope="module")
-def baseline(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, int]:
-    """An undisturbed run: what it ends in, and how many moments it has."""
+def baseline(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Outcome, list[Moment]]:
+    """An undisturbed run: what it ends in, and its moments."""
     home = fresh_home(tmp_path_factory.mktemp("baseline") / "home")
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert run(home, prefect_api) == 0, home.with_suffix(".log").read_text()[-3000:]
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    print(f"fault recipe: {cpu_seconds:.1f} s of CPU")
+    # Said, not asserted: the same work costs twice as much where other programs share the cores.
+    print(f"fault recipe: {cpu_seconds:.1f} s of CPU (meant to be at most {MAX_CPU_SECONDS:.0f})")
     found = outcome(home, client_of(home))
     assert set(found.runs.values()) == {"FINISHED"}
     assert found.versions == ["1"]
-    moments = count_moments(home)
+    all_moments = moments(home)
+    assert {moment.stage for moment in all_moments} == set(STAGES)
     shutil.rmtree(home)
-    return found, moments
+    return found, all_moments
 
 
-def check_moments(baseline: tuple[Outcome, int], prefect_api: str, folder: Path, which: slice) -> None:
-    expected, total = baseline
+def draw(all_moments: list[Moment]) -> list[Moment]:
+    """Ten moments before the last: one in every stage, the others anywhere."""
     seed = int(os.environ.get("VLMVID_FAULT_SEED", "20"))
-    drawn = sorted(random.Random(seed).sample(range(1, total), NUM_MOMENTS))[which]
-    print(f"VLMVID_FAULT_SEED={seed}: kill at {drawn} of {total} moments")
-    for moment in drawn:
-        home = fresh_home(folder / f"killed-at-{moment}")
-        assert run(home, prefect_api, kill_at=moment) == -9, f"moment {moment} of {total} did not come before the end"
-        assert run(home, prefect_api) == 0, home.with_suffix(".log").read_text()[-3000:]
-        assert outcome(home, client_of(home)) == expected, f"seed {seed}, killed at moment {moment}"
-        shutil.rmtree(home)
+    rng = random.Random(seed)
+    before_the_end = all_moments[:-1]
+    drawn = [rng.choice([m for m in before_the_end if m.stage == stage]) for stage in STAGES]
+    drawn += rng.sample([m for m in before_the_end if m not in drawn], NUM_MOMENTS - len(drawn))
+    print(f"VLMVID_FAULT_SEED={seed}: {sorted(drawn, key=lambda m: m.number)} of {len(all_moments)}")
+    return drawn
 
 
-def test_three_moments(baseline: tuple[Outcome, int], prefect_api: str, tmp_path: Path) -> None:
-    check_moments(baseline, prefect_api, tmp_path, IN_CI)
+def check(moment: Moment, expected: Outcome, prefect_api: str, folder: Path) -> None:
+    home = fresh_home(folder / f"killed-at-{moment.number}")
+    assert run(home, prefect_api, kill_at=moment.number) == -9, f"{moment} did not come before the end"
+    assert run(home, prefect_api) == 0, home.with_suffix(".log").read_text()[-3000:]
+    assert outcome(home, client_of(home)) == expected, f"killed at {moment}"
+    shutil.rmtree(home)
+
+
+@pytest.mark.parametrize("stage", STAGES_IN_CI)
+def test_killed_in(stage: str, baseline: tuple[Outcome, list[Moment]], prefect_api: str, tmp_path: Path) -> None:
+    expected, all_moments = baseline
+    moment = next(moment for moment in draw(all_moments) if moment.stage == stage)
+    check(moment, expected, prefect_api, tmp_path)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_all_ten_moments(baseline: tuple[Outcome, int], prefect_api: str, tmp_path: Path) -> None:
-    check_moments(baseline, prefect_api, tmp_path, slice(None))
+def test_all_ten_moments(baseline: tuple[Outcome, list[Moment]], prefect_api: str, tmp_path: Path) -> None:
+    expected, all_moments = baseline
+    for moment in draw(all_moments):
+        check(moment, expected, prefect_api, tmp_path)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vlmvid.artifacts.code import code_closure, combined_digest, package_versions
+from vlmvid.artifacts.code import _read_module, code_closure, combined_digest, package_versions
 
 
 @pytest.fixture
@@ -39,6 +39,7 @@ def tree(tmp_path: Path) -> Path:
 
 
 def closure(tree: Path) -> tuple[dict[str, str], tuple[str, ...]]:
+    _read_module.cache_clear()  # as in a new process
     return code_closure(["vlmvid.video.root"], tree)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vlmvid.artifacts import KeyParts, LedgerRow, Row, open_store
+from vlmvid.artifacts import Facts, KeyParts, LedgerRow, Row, open_store
 from vlmvid.artifacts.digests import DigestCache, sha256_file
 from vlmvid.artifacts.files import staging_folder, write_bytes
 from vlmvid.artifacts.keys import first_difference
@@ -35,7 +35,7 @@ def parts(**changes: object) -> KeyParts:
 def test_publish_then_ref(tmp_path: Path) -> None:
     store = open_store(tmp_path / "home")
     assert store.ref("encode", parts().key) is None
-    ref = store.publish(parts(), "embeddings", lambda f: write_bytes(f / "a" / "x.bin", b"123"), recipe="r")
+    ref = store.publish(parts(), "embeddings", lambda f: write_bytes(f / "a" / "x.bin", b"123"), Facts(recipe="r"))
     assert store.ref("encode", parts().key) == ref
     manifest = store.manifest("encode", ref.key)
     assert manifest is not None
@@ -45,16 +45,14 @@ def test_publish_then_ref(tmp_path: Path) -> None:
 
 def test_an_artifact_without_a_whole_manifest_does_not_exist(tmp_path: Path) -> None:
     store = open_store(tmp_path / "home")
-    ref = store.publish(parts(), "embeddings", lambda f: write_bytes(f / "x.bin", b"123"), recipe="r")
+    ref = store.publish(parts(), "embeddings", lambda f: write_bytes(f / "x.bin", b"123"), Facts(recipe="r"))
     (Path(ref.uri) / "x.bin").write_bytes(b"12")
     assert store.ref("encode", ref.key) is None
     (Path(ref.uri) / "x.bin").write_bytes(b"123")
     assert store.ref("encode", ref.key) == ref
     (Path(ref.uri) / "manifest.json").write_text("{")
     assert store.ref("encode", ref.key) is None
-    assert "missing or damaged" in store.why_not_cached(parts(), "r") or "no earlier" in store.why_not_cached(
-        parts(), "r"
-    )
+    assert store.why_not_cached(parts(), "r") == "files of its stored result are missing or damaged"
 
 
 def test_a_failing_writer_leaves_nothing(tmp_path: Path) -> None:
@@ -65,7 +63,7 @@ def test_a_failing_writer_leaves_nothing(tmp_path: Path) -> None:
         raise OSError("disk full")
 
     with pytest.raises(OSError, match="disk full"):
-        store.publish(parts(), "embeddings", write, recipe="r")
+        store.publish(parts(), "embeddings", write, Facts(recipe="r"))
     assert store.ref("encode", parts().key) is None
     assert list((tmp_path / "home" / "stages" / "encode").iterdir()) == []
 
@@ -85,19 +83,27 @@ def test_a_failing_writer_leaves_nothing(tmp_path: Path) -> None:
 def test_why_not_cached_names_the_first_difference(tmp_path: Path, changes: dict[str, object], words: str) -> None:
     store = open_store(tmp_path / "home")
     assert store.why_not_cached(parts(), "r") == "no earlier result in this store"
-    store.publish(parts(), "embeddings", lambda f: None, recipe="r")
+    store.publish(parts(), "embeddings", lambda f: None, Facts(recipe="r"))
     changed = parts(**changes)
     assert changed.key != parts().key
     assert store.why_not_cached(changed, "r") == words
     assert first_difference(parts(), parts()) is None
 
 
-def test_republishing_other_content_is_a_revision(tmp_path: Path) -> None:
+def test_what_is_missing_from_an_artifact_is_its_revision(tmp_path: Path) -> None:
     store = open_store(tmp_path / "home")
     key = parts().key
-    for content, revised in ((b"1", False), (b"1", False), (b"2", True), (b"2", True)):
-        store.publish(parts(), "embeddings", lambda f, c=content: write_bytes(f / "x", c), recipe="r")  # type: ignore[misc]
-        assert ("+" in store.input_key("encode", key)) is revised
+    for revision, known_as in (("", key), ("abc", f"{key}+abc"), ("", key)):
+        store.publish(parts(), "embeddings", lambda f: None, Facts(recipe="r", revision=revision))
+        assert store.input_key("encode", key) == known_as
+
+
+def test_publishing_again_replaces_the_artifact(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "home")
+    for content in (b"one", b"other"):
+        ref = store.publish(parts(), "embeddings", lambda f, c=content: write_bytes(f / "x", c), Facts(recipe="r"))  # type: ignore[misc]
+        assert (Path(ref.uri) / "x").read_bytes() == content
+    assert [p.name for p in (tmp_path / "home" / "stages" / "encode").iterdir()] == [ref.key]
 
 
 def test_accepting_code_pins_the_old_digests(tmp_path: Path) -> None:

@@ -69,6 +69,16 @@ def test_manifest_paths_are_relative_to_it_or_absolute_and_are_its_sources(tmp_p
 
 
 GOOD = {"video_id": "a", "path": "a.mp4"}
+QUESTION = {"question_id": "q", "kind": "mcq", "question": "is it?", "answer": "yes", "choices": ["yes", "no"]}
+LONE = r"lone surrogate '\\ud800'"
+LONE_IN_QUESTIONS: dict[str, dict[str, object]] = {
+    "questions.1.question_id": {"question_id": "\ud800"},
+    "questions.1.question": {"question": "what\ud800"},
+    "questions.1.answer": {"answer": "\ud800", "choices": ["\ud800"]},
+    "questions.1.choices": {"choices": ["yes", "no\ud800"]},
+    "questions.1.statements": {"statements": ["\ud800", "it is not"]},
+    "questions.1.attributes": {"attributes": {"negatives": "\ud800"}},
+}
 
 
 @pytest.mark.parametrize(
@@ -82,6 +92,22 @@ GOOD = {"video_id": "a", "path": "a.mp4"}
         ([{**GOOD, "start_seconds": 3, "end_seconds": 2}], ["end_seconds=2"]),
         ([{**GOOD, "split": "trian"}], ["split"]),
         ([{**GOOD, "captions": "one text"}], ["captions"]),
+        ([GOOD, {**GOOD, "start_seconds": float("nan")}], ["line 2", "start_seconds: .*finite.*nan"]),
+        ([GOOD, {**GOOD, "start_seconds": float("inf")}], ["line 2", "start_seconds: .*finite.*inf"]),
+        ([GOOD, {**GOOD, "end_seconds": float("nan")}], ["line 2", "end_seconds: .*finite.*nan"]),
+        ([GOOD, '{"video_id": "b", "path": "b.mp4", "end_seconds": 1e999}'], ["line 2", "end_seconds: .*finite.*inf"]),
+        ([GOOD, {**GOOD, "video_id": "b\0"}], ["line 2", r"video_id: .*'b\\x00' holds a NUL character"]),
+        ([GOOD, {**GOOD, "path": "b\0.mp4"}], ["line 2", r"path: .*'b\\x00.mp4' holds a NUL character"]),
+        ([GOOD, {**GOOD, "video_id": "b\ud800"}], ["line 2", f"video_id: .*{LONE}"]),
+        ([GOOD, {**GOOD, "path": "\ud800.mp4"}], ["line 2", f"path: .*{LONE}"]),
+        ([GOOD, {**GOOD, "captions": ["fine", "ca\ud800"]}], ["line 2", f"captions: .*character 3 .*{LONE}"]),
+        ([GOOD, {**GOOD, "attributes": {"colour": "\ud800"}}], ["line 2", f"attributes: .*{LONE}"]),
+        ([GOOD, {**GOOD, "attributes": {"\ud800": 1}}], ["line 2", f"attributes: .*{LONE}"]),
+        ([GOOD, {**GOOD, "\ud800": 1}], ["line 2"]),
+        *(
+            ([GOOD, {**GOOD, "questions": [QUESTION, {**QUESTION, **change}]}], ["line 2", f"{place}: .*{LONE}"])
+            for place, change in LONE_IN_QUESTIONS.items()
+        ),
         ([], ["has no rows"]),
         (["", "  "], ["has no rows"]),
     ],
@@ -91,6 +117,51 @@ def test_a_wrong_manifest_names_line_and_key(tmp_path: Path, rows: list[object],
     for word in words:
         with pytest.raises(DatasetError, match=word):
             _open("manifest", path=path).clips(tmp_path)
+
+
+def test_a_wrong_row_of_parquet_is_named(tmp_path: Path) -> None:
+    rows = [{**GOOD, "end_seconds": 1.0}, {"video_id": "b", "path": "b.mp4", "end_seconds": float("nan")}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "m.parquet")
+    with pytest.raises(DatasetError, match="row 2: end_seconds: .*finite"):
+        _open("manifest", path=str(tmp_path / "m.parquet")).clips(tmp_path)
+
+
+def test_texts_of_every_plane_are_kept(tmp_path: Path) -> None:
+    row = {
+        **GOOD,
+        "video_id": "é\U0001f3a5",
+        "captions": ["\U0001f3a5 日本", "\ufffd"],
+        "attributes": {"ü": "\U0001f600"},
+    }
+    clips, defects = _open("manifest", path=_manifest(tmp_path / "m.jsonl", row)).clips(tmp_path)
+    assert (clips[0].video_id, clips[0].captions) == ("é\U0001f3a5", ("\U0001f3a5 日本", "\ufffd"))
+    assert clips[0].attributes == {"ü": "\U0001f600"} and defects == []
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_blank_captions_are_dropped_and_a_row_of_them_is_a_defect(tmp_path: Path, kind: str) -> None:
+    given_captions: list[list[str] | None] = [["", " one ", "\t\n"], [" ", ""], [], None, ["two"]]
+    rows = [{"video_id": f"v{i}", "path": f"{i}.mp4", "captions": c} for i, c in enumerate(given_captions)]
+    path = tmp_path / f"m.{kind}"
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        _manifest(path, *({name: v for name, v in row.items() if v is not None} for row in rows))
+    dataset = _open("manifest", path=str(path))
+    clips, defects = dataset.clips(tmp_path)
+    assert {clip.video_id: clip.captions for clip in clips} == {"v0": (" one ",), "v2": (), "v3": (), "v4": ("two",)}
+    [defect] = defects
+    assert (defect.video_id, defect.path, defect.reason_code) == ("v1", str(tmp_path / "1.mp4"), "empty_caption")
+    assert f"{path}, {'row' if kind == 'parquet' else 'line'} 2: every caption of 'v1' is blank" in defect.message
+    # The caller may add its own defects to the list.
+    defects.append(defect)
+    assert dataset.clips(tmp_path) == (clips, [defect])
+
+
+def test_a_row_of_blank_captions_still_holds_its_id(tmp_path: Path) -> None:
+    path = _manifest(tmp_path / "m.jsonl", {**GOOD, "captions": [" "]}, {**GOOD, "path": "b.mp4"})
+    with pytest.raises(DatasetError, match="duplicate video_id 'a': row 1 .*row 2"):
+        _open("manifest", path=path).clips(tmp_path)
 
 
 def test_a_manifest_that_cannot_be_read_names_the_option(tmp_path: Path) -> None:
@@ -192,3 +263,17 @@ def test_clip_rows_are_frozen(tmp_path: Path) -> None:
     clip = Clip(video_id="a", path="a.mp4")
     with pytest.raises(ValueError, match="frozen"):
         clip.path = "b.mp4"  # type: ignore[misc]
+
+
+def test_line_separators_inside_a_json_string_do_not_end_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "clips.jsonl"
+    path.write_text('{"video_id": "v", "path": "a.mp4", "captions": ["one\u2028two"]}\n', encoding="utf-8")
+    clips, _ = ManifestDataset(ManifestOptions(path=str(path))).clips(tmp_path)
+    assert clips[0].captions == ("one\u2028two",)
+
+
+def test_an_attribute_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "clips.jsonl"
+    path.write_text('{"video_id": "v", "path": "a.mp4", "attributes": {"x": NaN}}\n', encoding="utf-8")
+    with pytest.raises(DatasetError, match="line 1.*attributes.x"):
+        ManifestDataset(ManifestOptions(path=str(path))).clips(tmp_path)

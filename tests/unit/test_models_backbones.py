@@ -20,10 +20,10 @@ from vlmvid.config.schema import VisionConfig
 from vlmvid.errors import CheckpointError, ConfigError
 from vlmvid.models import sources
 from vlmvid.models.backbones import load_vision_backbone
-from vlmvid.models.backbones.base import FrozenBackbone, Preprocessing
+from vlmvid.models.backbones.base import FrozenBackbone, Preprocessing, map_to_tokens
 from vlmvid.models.backbones.efficientnet_lite import ARCHITECTURE, load_efficientnet_lite0
-from vlmvid.models.backbones.timm_backbone import create_timm, map_to_tokens
-from vlmvid.models.families import VISION_BACKBONES
+from vlmvid.models.backbones.timm_backbone import create_timm
+from vlmvid.models.families import VISION_BACKBONES, backbone_module
 
 LITE = "efficientnet-lite0"
 VIT = "timm:test_vit"
@@ -226,6 +226,11 @@ def test_preprocessing_never_leaves_the_range_of_pixels() -> None:
 def test_an_unknown_family_lists_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="known: efficientnet-lite0, hf, timm"):
         load("resnet50")
+    for words in ("unknown vision backbone family", "a timm model is written timm:NAME, a Hugging Face one hf:REPO$"):
+        with pytest.raises(ConfigError, match=words):
+            load("resnet50")
+    with pytest.raises(ConfigError, match="did you mean 'timm'.*known: .*timm:NAME"):
+        backbone_module(VisionConfig(backbone="tim:resnet50"))
     assert VISION_BACKBONES.names() == [LITE, "hf", "timm"]
 
 

@@ -14,6 +14,7 @@ import pytest
 from tests.tiny import COLOURS, read_rows, write_clip, write_dataset, write_recipe, write_rows
 from tests.unit.tracking_fixtures import fresh_home
 from vlmvid.artifacts import ArtifactRef
+from vlmvid.artifacts.ledger import read_lines
 from vlmvid.errors import ArtifactError, ConfigError, DatasetError, StageError
 from vlmvid.pipeline import STAGES, RunRequest, make_request
 from vlmvid.pipeline.context import open_context
@@ -43,6 +44,10 @@ def request_for(
     tmp_path: Path, home: Path, manifest: Path, overrides: tuple[str, ...] = (), **sections: Any
 ) -> RunRequest:
     return make_request(write_recipe(tmp_path, manifest, **{**NO_TRACKING, **sections}), overrides, home=home)
+
+
+def published(home: Path) -> list[str]:
+    return [row["stage"] for row in read_lines(home / "events.jsonl") if row["event"] == "stage.published"]
 
 
 def count_opens(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -106,7 +111,9 @@ def test_plan_survives_worker_options_and_moved_folders(tmp_path: Path, home: Pa
     found = statuses(request)
     assert found["ingest"][0] == "run"  # the stored paths are gone
     assert {found[s][0] for s in ("decode", "encode", "align", "evaluate")} == {"cached"}
+    (home / "events.jsonl").unlink()
     run(request)
+    assert published(home) == ["ingest"]  # what plan said: nothing else was computed
     assert {s for s, _ in statuses(request).values()} == {"cached"}
 
 
@@ -297,8 +304,7 @@ def test_events_tell_the_order_of_work(tmp_path: Path, home: Path, manifest: Pat
     request = request_for(tmp_path, home, manifest)
     run(request)
     events = [json.loads(line) for line in (home / "events.jsonl").read_text().splitlines()]
-    order = [e["stage"] for e in events if e["event"] == "stage.published"]
-    assert order == ["ingest", "decode", "encode", "align", "evaluate"]
+    assert published(home) == ["ingest", "decode", "encode", "align", "evaluate"]
     assert sum(e["event"] == "checkpoint.written" for e in events) == 3
 
 
@@ -338,3 +344,172 @@ class TestSearch:
 
         with pytest.raises(ArtifactError, match="is no encode artifact"):
             search_index(["x"], model="m", index=str(tmp_path), top_k=1)
+
+
+class TestNothingStale:
+    def test_a_clip_that_succeeds_on_the_second_try_reaches_everything_that_follows(
+        self, tmp_path: Path, home: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from vlmvid.errors import DecodeError
+        from vlmvid.video import clip_decoder
+
+        request = request_for(tmp_path, home, manifest, ("options.max_failed_fraction=0.5",))
+        original = clip_decoder.decode_clip
+
+        def failing(path: str, **kwargs: Any) -> Any:
+            if "clip8" in str(path):
+                raise DecodeError("the disk is away", reason_code="io_error", transient=True)
+            return original(path, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(clip_decoder, "decode_clip", failing)
+            first = run(request)
+        assert statuses(request)["decode"][1].startswith("1 clips failed for a passing reason")
+        second = run(request)
+        assert {s for s, _ in statuses(request).values()} == {"cached"}
+        for stage in ("encode", "align", "evaluate"):
+            assert first[stage] != second[stage], f"{stage} was not computed again with the tenth clip"
+        assert sum(row.status == "ok" for row in read_index(Path(second["encode"].uri))) == 10
+        # Where the artifact was lost in between, the same content must still give the same keys.
+        (Path(second["decode"].uri) / "index.parquet").unlink()
+        assert statuses(request)["decode"] == ("run", "files of its stored result are missing or damaged")
+        assert run(request) == second
+
+    def test_a_file_replaced_between_ingest_and_decode_is_not_filed_under_the_old_content(
+        self, tmp_path: Path, home: Path, manifest: Path
+    ) -> None:
+        request = request_for(tmp_path, home, manifest, ("options.max_failed_fraction=0.5",))
+        run(request, "ingest")
+        with pipeline_run(request) as context:
+            from vlmvid.pipeline import decode
+
+            jobs = decode.plan_shards(request)
+            write_clip(tmp_path / "clip3.mp4", (1, 2, 3), shift=5)
+            for job in jobs:
+                decode.run_shard(request, job)
+            rows = {r.video_id: r for r in context.store.ledger("decode").rows().values()}
+        assert (rows["v3"].status, rows["v3"].reason_code) == ("failed_transient", "changed_during_run")
+        refs = run(request)
+        assert all(row.status == "ok" for row in read_index(Path(refs["decode"].uri)))
+
+    def test_verify_finds_flipped_bytes_in_shards_and_artifacts(
+        self, tmp_path: Path, home: Path, manifest: Path
+    ) -> None:
+        request = request_for(tmp_path, home, manifest)
+        refs = run(request)
+        metrics = (Path(refs["evaluate"].uri) / "metrics.json").read_bytes()
+        verify = request.model_copy(update={"verify": True})
+        assert {s for s, _ in statuses(verify).values()} == {"cached"}
+        for file in [next((home / "clips" / "encode").rglob("features.npy")), Path(refs["align"].uri) / "curves.jsonl"]:
+            data = bytearray(file.read_bytes())
+            data[-2] ^= 1
+            file.write_bytes(data)
+        assert {s for s, _ in statuses(request).values()} == {"cached"}  # sizes are what they were
+        found = statuses(verify)
+        assert found["encode"] == ("run", "1 stored shards are damaged")
+        assert found["align"] == ("run", "files of its stored result are missing or damaged")
+        refs = run(verify)
+        assert (Path(refs["evaluate"].uri) / "metrics.json").read_bytes() == metrics
+
+    def test_two_processes_share_the_work(self, tmp_path: Path, home: Path, manifest: Path) -> None:
+        request = request_for(tmp_path, home, manifest)
+        run(request, "ingest", "decode", "encode")
+        code = (
+            "import sys\n"
+            "from vlmvid.pipeline import STAGES, RunRequest\n"
+            "STAGES['align'].run(RunRequest.model_validate_json(sys.argv[1]))\n"
+        )
+        command = [sys.executable, "-c", code, request.model_dump_json()]
+        both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        errors = [process.communicate()[1] for process in both]
+        assert [process.returncode for process in both] == [0, 0], errors
+        assert published(home).count("align") == 1
+
+    def test_replaced_weights_are_loaded_in_the_same_process(self, tmp_path: Path, home: Path, manifest: Path) -> None:
+        from transformers import ViTConfig, ViTModel
+
+        def save_weights(seed: int) -> None:
+            from vlmvid.models.runtime import seeded
+
+            with seeded(seed):
+                model = ViTModel(
+                    ViTConfig(
+                        hidden_size=16,
+                        num_hidden_layers=1,
+                        num_attention_heads=2,
+                        intermediate_size=16,
+                        image_size=32,
+                        patch_size=16,
+                    )
+                )
+            model.save_pretrained(folder)
+            values = {
+                "image_mean": [0.5] * 3,
+                "image_std": [0.5] * 3,
+                "size": {"height": 32, "width": 32},
+                "resample": 3,
+            }
+            (folder / "preprocessor_config.json").write_text(json.dumps(values))
+
+        folder = tmp_path / "vit"
+        features = []
+        for seed in (0, 1):
+            save_weights(seed)
+            request = request_for(tmp_path, home, manifest, (f"encode.vision={{backbone: 'hf:{folder}'}}",))
+            index = read_index(Path(run(request, "ingest", "decode", "encode")["encode"].uri))
+            features.append(open_context(request).store.clips("encode").gather("features", [index[0].location]))
+        assert not np.allclose(features[0], features[1])
+
+
+class TestRegistered:
+    @pytest.fixture
+    def tracked(self, home: Path) -> dict[str, Any]:
+        return {"tracking": {"uri": f"sqlite:///{fresh_home(home)}/mlflow.db"}, "register": {"model_name": "m"}}
+
+    def test_a_cached_run_points_the_alias_to_its_own_model(
+        self, tmp_path: Path, home: Path, manifest: Path, tracked: dict[str, Any]
+    ) -> None:
+        from tests.unit.tracking_fixtures import client_of
+
+        one = request_for(tmp_path, home, manifest, **tracked)
+        two = request_for(tmp_path, home, manifest, ("align.seed=1",), **tracked)
+        for request, version in ((one, "1"), (two, "2"), (one, "1")):
+            run(request)
+            assert str(client_of(home).get_model_version_by_alias("m", "candidate").version) == version
+        assert len(client_of(home).search_model_versions("name='m'")) == 2
+
+    def test_search_notices_that_its_alias_moved(
+        self, tmp_path: Path, home: Path, manifest: Path, tracked: dict[str, Any]
+    ) -> None:
+        def searching() -> RunRequest:
+            sections = {**tracked, "register": None, "align": None, "evaluate": None}
+            search = {"model": "models:/m@candidate", "queries": ["something red"], "top_k": 2}
+            return request_for(tmp_path, home, manifest, **{**sections, "search": search})
+
+        run(request_for(tmp_path, home, manifest, **tracked))
+        run(searching())
+        assert statuses(searching())["search"][0] == "cached"
+        run(request_for(tmp_path, home, manifest, ("align.seed=1",), **tracked))
+        status, reason = statuses(searching())["search"]
+        assert status == "run" and reason.startswith("weights model:")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("evaluate.tasks=[retrival]", "unknown evaluation task 'retrival' .did you mean 'retrieval'"),
+        ("encode.vision.backbone=timm:NOPE", "NOPE"),
+        ("encode.vision.layer=99", "99"),
+        ("options.device=foo", "unknown device 'foo'"),
+        ("encode.text.encoder=minilmm", "did you mean 'minilm'"),
+    ],
+)
+def test_mistakes_are_found_before_any_video_is_opened(
+    tmp_path: Path, home: Path, manifest: Path, override: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from vlmvid.pipeline import preflight
+
+    opened = count_opens(monkeypatch)
+    with pytest.raises(ConfigError, match=words):
+        preflight(request_for(tmp_path, home, manifest, (override,)))
+    assert opened == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from vlmvid.errors import CheckpointError, DatasetError, StageError
 from vlmvid.models.alignment import AlignmentModel
 from vlmvid.training import align
 from vlmvid.training.align import AlignmentData, batch_at, captions_at, train_alignment
+from vlmvid.training.checkpoint import latest_checkpoint, save_checkpoint
 
 NUM_CLIPS, NUM_FRAMES, VIDEO_DIM, TEXT_DIM = 23, 4, 10, 6
 
@@ -73,8 +75,77 @@ def test_killed_and_resumed_training_gives_the_same_bytes(tmp_path: Path, killed
     done: list[int] = []
     resumed = train_alignment(config, data, work_dir=tmp_path / "cut", on_step=lambda step, _: done.append(step))
     assert states_equal(whole, resumed)
-    last_checkpoint = 12 if killed_at == 12 else killed_at - killed_at % 5
+    # The update of the kill was reported but not yet saved.
+    last_checkpoint = (killed_at - 1) // 5 * 5
     assert done == list(range(last_checkpoint + 1, 13))
+
+
+@pytest.mark.parametrize("killed_at", [5, 10, 12])
+@pytest.mark.parametrize("place", ["before the save", "after the save", "in on_checkpoint"])
+def test_a_kill_around_a_checkpoint_loses_no_report_and_no_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int, place: str
+) -> None:
+    config, data = toy_config(), toy_data()
+    whole = train_alignment(config, data, work_dir=tmp_path / "whole")
+    reported: list[int] = []
+    saved: list[int] = []
+
+    def save_and_die(work_dir: Path, step: int, *state: Any) -> None:
+        if step == killed_at and place == "before the save":
+            raise Killed
+        save_checkpoint(work_dir, step, *state)
+        if step == killed_at and place == "after the save":
+            raise Killed
+
+    def on_checkpoint(step: int) -> None:
+        saved.append(step)
+        if step == killed_at:
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(align, "save_checkpoint", save_and_die)
+        train_alignment(
+            config,
+            data,
+            work_dir=tmp_path / "cut",
+            on_step=lambda step, _: reported.append(step),
+            on_checkpoint=on_checkpoint,
+        )
+    assert reported == list(range(1, killed_at + 1))
+    again: list[int] = []
+    saved_again: list[int] = []
+    resumed = train_alignment(
+        config,
+        data,
+        work_dir=tmp_path / "cut",
+        on_step=lambda step, _: again.append(step),
+        on_checkpoint=saved_again.append,
+    )
+    assert states_equal(whole, resumed)
+    last_checkpoint = (killed_at - 1) // 5 * 5 if place == "before the save" else killed_at
+    assert again == list(range(last_checkpoint + 1, 13))
+    announced = killed_at if place == "in on_checkpoint" else killed_at - 1
+    assert saved == [step for step in (5, 10, 12) if step <= announced]
+    assert saved_again == [step for step in (5, 10, 12) if step > last_checkpoint]
+
+
+def test_an_update_is_reported_then_saved_then_announced(tmp_path: Path) -> None:
+    events: list[tuple[str, int, int]] = []
+
+    def newest() -> int:
+        checkpoint = latest_checkpoint(tmp_path)
+        return checkpoint.step if checkpoint else 0
+
+    train_alignment(
+        toy_config(),
+        toy_data(),
+        work_dir=tmp_path,
+        on_step=lambda step, _: events.append(("step", step, newest())),
+        on_checkpoint=lambda step: events.append(("checkpoint", step, newest())),
+    )
+    assert [event for event in events if event[0] == "checkpoint"] == [("checkpoint", s, s) for s in (5, 10, 12)]
+    assert [event for event in events if event[0] == "step"] == [("step", s, (s - 1) // 5 * 5) for s in range(1, 13)]
+    assert events.index(("checkpoint", 5, 5)) == events.index(("step", 5, 0)) + 1
 
 
 def test_a_damaged_last_checkpoint_costs_steps_but_not_the_result(tmp_path: Path) -> None:

@@ -51,8 +51,7 @@ def code_closure(roots: Iterable[str], root: Path | None = None) -> tuple[dict[s
         file = module_file(name, base)
         if file is None:
             continue
-        status = file.stat()
-        digest, imports = _read_module(file, name, status.st_mtime_ns, status.st_size)
+        digest, imports = _read_module(file, name)
         digests[name] = digest
         for imported in imports:
             top = imported.partition(".")[0]
@@ -86,7 +85,8 @@ def _is_plumbing(name: str) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _read_module(file: Path, name: str, mtime_ns: int, size: int) -> tuple[str, tuple[str, ...]]:
+def _read_module(file: Path, name: str) -> tuple[str, tuple[str, ...]]:
+    # Once per process: a long-lived worker runs the code it imported, not what was put on the disk since.
     tree = ast.parse(file.read_text(encoding="utf-8"))
     imports = tuple(sorted(_imports(tree, name, is_package=file.name == "__init__.py")))
     _strip_docstrings(tree)

@@ -25,7 +25,8 @@ def sha256_text(text: str) -> str:
 class DigestCache:
     """Content digests keyed by (absolute path, size, mtime_ns, ctime_ns, inode).
 
-    Any difference re-hashes; `verify=True` re-hashes every file once per process. One append-only
+    Any difference re-hashes; `verify=True` re-hashes every file once between two calls of
+    `forget_verified`. One append-only
     file per writer, so that two runs never overwrite each other's rows.
     """
 
@@ -56,6 +57,11 @@ class DigestCache:
                 self._known[key] = value
                 append_line(self._writer, json.dumps({"key": list(key), "sha256": value}))
         return value
+
+    def forget_verified(self) -> None:
+        """With ``verify``, hash every file once more from here on."""
+        with self._lock:
+            self._verified.clear()
 
     def _load(self) -> dict[tuple[str | int, ...], str]:
         known: dict[tuple[str | int, ...], str] = {}

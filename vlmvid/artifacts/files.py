@@ -70,11 +70,11 @@ def read_json(path: Path) -> Any:
 
 
 @contextmanager
-def staging_folder(final: Path) -> Iterator[Path]:
+def staging_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
     """A temporary folder beside `final` that becomes `final` on a clean exit.
 
-    When another writer was first, ours is dropped: both hold the same content, because the name
-    is derived from it.
+    When `final` is there already it stays and ours is dropped (both hold the same content, because
+    the name is derived from it), unless `replace` is given.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     temporary = final.with_name(f".{final.name}.{secrets.token_hex(6)}.tmp")
@@ -87,11 +87,15 @@ def staging_folder(final: Path) -> Iterator[Path]:
             else:
                 fsync_folder(file)
         fsync_folder(temporary)
+        replaced = final.with_name(f"{temporary.name}.replaced")
+        if replace and final.exists():
+            final.rename(replaced)
         try:
             temporary.rename(final)
         except OSError:
             if not final.is_dir():
                 raise
         fsync_folder(final.parent)
+        shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -2,48 +2,55 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
-from pydantic import ValidationError
+from filelock import FileLock, Timeout
+from pydantic import Field, ValidationError
 
 from vlmvid.artifacts.code import combined_digest
 from vlmvid.artifacts.digests import DigestCache, sha256_file
 from vlmvid.artifacts.files import read_json, staging_folder, write_json
-from vlmvid.artifacts.keys import KeyParts, differences, first_difference, hash_json
+from vlmvid.artifacts.keys import KeyParts, differences, first_difference
 from vlmvid.artifacts.ledger import EventLog, Ledger
 from vlmvid.artifacts.ref import ArtifactRef, Kind
 from vlmvid.artifacts.shards import ClipStore, FileInfo
 from vlmvid.config.base import Config
 from vlmvid.errors import ArtifactError, ConfigError
 
+logger = logging.getLogger(__name__)
 MANIFEST_FILE = "manifest.json"
 
 
-class Manifest(Config):
-    """The description of a stage's artifact, written last.
+class Facts(Config):
+    """What a stage says about its artifact.
 
-    `revision` is empty unless the artifact was published again under the same key with other
-    content (failed clips that succeeded on a retry); it then enters the keys of what follows.
+    `revision` is a digest of the clips that are missing from it, empty when none is: it enters the
+    keys of what follows, because a retry may publish more clips under the same key. `adopted_code`
+    says that results of older code were accepted as valid.
     """
+
+    recipe: str
+    counts: dict[str, int] = Field(default_factory=dict)
+    adopted_code: bool = False
+    revision: str = ""
+
+
+class Manifest(Facts):
+    """The description of a stage's artifact, written last."""
 
     format: int = 1
     stage: str
     kind: Kind
     key: str
-    recipe: str
     parts: KeyParts
     parents: dict[str, str]
-    counts: dict[str, int]
     files: dict[str, FileInfo]
     created_seconds: float
-    adopted_code: bool = False
-    revision: str = ""
 
 
 class Store:
@@ -56,6 +63,8 @@ class Store:
         self.home = home
         self.digests = DigestCache(home / "digests", verify=verify)
         self.events = EventLog(home / "events.jsonl")
+        self._verify = verify
+        self._hashed: set[Path] = set()
         self._clip_stores: dict[str, ClipStore] = {}
 
     def clips(self, stage: str) -> ClipStore:
@@ -67,6 +76,12 @@ class Store:
     def refresh(self) -> None:
         """Look at every shard again: files may have been damaged or removed since they were read."""
         self._clip_stores.clear()
+        self._hashed.clear()
+        self.digests.forget_verified()
+
+    def verify_clips(self, stage: str) -> list[str]:
+        """With ``verify``, hash the shards of a stage again; the damaged ones are set aside and named."""
+        return self.clips(stage).verify() if self._verify else []
 
     def ledger(self, stage: str) -> Ledger:
         """A new writer on the ledger of a stage."""
@@ -86,8 +101,12 @@ class Store:
         try:
             manifest = Manifest.model_validate(read_json(folder / MANIFEST_FILE))
             whole = all((folder / n).stat().st_size == info.size for n, info in manifest.files.items())
+            if whole and self._verify and folder not in self._hashed:
+                whole = all(sha256_file(folder / n) == info.sha256 for n, info in manifest.files.items())
         except (ArtifactError, ValidationError, OSError):
             return None
+        if whole:
+            self._hashed.add(folder)
         return manifest if whole else None
 
     def ref(self, stage: str, key: str) -> ArtifactRef | None:
@@ -97,22 +116,13 @@ class Store:
             return None
         return ArtifactRef(uri=str(self.artifact_folder(stage, key)), kind=manifest.kind, key=key)
 
-    def publish(
-        self,
-        parts: KeyParts,
-        kind: Kind,
-        write: Callable[[Path], None],
-        *,
-        recipe: str,
-        counts: Mapping[str, int] | None = None,
-        adopted_code: bool = False,
-    ) -> ArtifactRef:
-        """Write an artifact: `write` fills a temporary folder, the manifest goes last, then a rename."""
-        key, final = parts.key, self.artifact_folder(parts.stage, parts.key)
-        before = self.manifest(parts.stage, key)
-        if final.exists():
-            final.rename(final.with_name(f".{key}.{os.urandom(4).hex()}.replaced"))
-        with staging_folder(final) as temporary:
+    def publish(self, parts: KeyParts, kind: Kind, write: Callable[[Path], None], facts: Facts) -> ArtifactRef:
+        """Write an artifact: `write` fills a temporary folder, the manifest goes last, then a rename.
+
+        An artifact that is there already is replaced.
+        """
+        final = self.artifact_folder(parts.stage, parts.key)
+        with staging_folder(final, replace=True) as temporary:
             write(temporary)
             files = {
                 str(file.relative_to(temporary)): FileInfo(size=file.stat().st_size, sha256=sha256_file(file))
@@ -122,21 +132,16 @@ class Store:
             manifest = Manifest(
                 stage=parts.stage,
                 kind=kind,
-                key=key,
-                recipe=recipe,
+                key=parts.key,
                 parts=parts,
                 parents=parts.inputs,
-                counts=dict(counts or {}),
                 files=files,
                 created_seconds=time.time(),
-                adopted_code=adopted_code,
-                revision=_revision(before, files),
+                **facts.model_dump(),
             )
             write_json(temporary / MANIFEST_FILE, manifest.model_dump(mode="json"))
-        for old in final.parent.glob(f".{key}.*.replaced"):
-            shutil.rmtree(old, ignore_errors=True)
-        self.events.emit("stage.published", stage=parts.stage, key=key)
-        return ArtifactRef(uri=str(final), kind=kind, key=key)
+        self.events.emit("stage.published", stage=parts.stage, key=parts.key)
+        return ArtifactRef(uri=str(final), kind=kind, key=parts.key)
 
     def input_key(self, stage: str, key: str) -> str:
         """The key by which later stages know this artifact: the stage key, and the revision if any."""
@@ -163,18 +168,28 @@ class Store:
 
     def why_not_cached(self, parts: KeyParts, recipe: str) -> str:
         """The first thing that differs from the closest earlier result, in words."""
+        if self.artifact_folder(parts.stage, parts.key).exists():
+            return "files of its stored result are missing or damaged"
         old = self.previous(parts, recipe)
         if old is None:
             return "no earlier result in this store"
-        return first_difference(old.parts, parts) or "its files are missing or damaged"
+        return first_difference(old.parts, parts) or "its stored result is gone"
 
     @contextmanager
     def lock(self, stage: str, key: str) -> Iterator[None]:
         """Hold a stage key against other processes; released by the system when we are killed."""
         folder = self.home / "locks"
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f"{stage}-{key}.lock"):
+        lock = FileLock(folder / f"{stage}-{key}.lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            logger.warning("%s: another process works on key %s; waiting for it", stage, key)
+            lock.acquire()
+        try:
             yield
+        finally:
+            lock.release()
 
     # Accepting a code change pins the code digests of the old results to the new code.
 
@@ -192,14 +207,6 @@ class Store:
             return code, packages, False
         value = read_json(path)
         return value["code"], value["packages"], True
-
-
-def _revision(before: Manifest | None, files: Mapping[str, FileInfo]) -> str:
-    if before is None:
-        return ""
-    if before.files == files:
-        return before.revision
-    return hash_json({name: info.sha256 for name, info in files.items()})[:8]
 
 
 def open_store(home: str | Path, *, verify: bool = False) -> Store:

@@ -61,6 +61,10 @@ class Dataset(ABC):
         """
         return {}
 
+    def source_of(self, name: str) -> str | None:
+        """The stable name of the source file that the generated file `name` is made from; None if there is none."""
+        return None
+
     def generated_files(self) -> list[str]:
         """Names (relative, POSIX) of the video files that `materialise` writes; empty for real videos."""
         return []

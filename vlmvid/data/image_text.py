@@ -69,6 +69,14 @@ class ImageTextDataset(Dataset):
         """All options but the place."""
         return self.options.model_dump(mode="json", exclude={"root", "package"})
 
+    def generation_config(self) -> dict[str, Any]:
+        """What decides the frames; captions and splits do not."""
+        return self.options.model_dump(mode="json", include={"image_size", "num_frames", "fps", "seed"})
+
+    def source_of(self, name: str) -> str:
+        """The picture of a video."""
+        return self._name(self._sources[name])
+
     def source_files(self) -> dict[str, Path]:
         """The pictures and their caption files."""
         files = {}

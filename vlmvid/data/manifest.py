@@ -31,38 +31,51 @@ class ManifestDataset(Dataset):
     def __init__(self, options: ManifestOptions) -> None:
         super().__init__(options)
         self._path = Path(options.path).expanduser().absolute()
-        self._clips: list[Clip] | None = None
+        self._rows: tuple[list[Clip], list[Defect]] | None = None
 
     def key_config(self) -> dict[str, Any]:
         """Nothing: the manifest's own content decides, and it is a source file."""
         return {}
 
     def source_files(self) -> dict[str, Path]:
-        """The manifest and every video it names."""
+        """The manifest and the video of every clip."""
         files = {self._path.name: self._path}
-        for clip in self._read():
+        for clip in self._read()[0]:
             files[clip.path] = self._path.parent / clip.path
         return files
 
     def clips(self, folder: Path) -> tuple[list[Clip], list[Defect]]:
-        """The manifest's rows with absolute paths."""
-        return [c.model_copy(update={"path": str(self._path.parent / c.path)}) for c in self._read()], []
+        """The manifest's rows with absolute paths, without blank captions.
 
-    def _read(self) -> list[Clip]:
-        if self._clips is None:
+        A row that gives captions, all of them blank, is a defect; one that gives none is a clip.
+        """
+        clips, defects = self._read()
+        return [c.model_copy(update={"path": str(self._path.parent / c.path)}) for c in clips], list(defects)
+
+    def _read(self) -> tuple[list[Clip], list[Defect]]:
+        if self._rows is None:
             rows = read_parquet(self._path) if self._path.suffix == ".parquet" else read_json_lines(self._path)
-            clips = [_clip(value, where) for where, value in rows]
-            if not clips:
+            written = [(where, _clip(value, where)) for where, value in rows]
+            if not written:
                 raise DatasetError(f"manifest {self._path} has no rows; write one clip per line")
-            require_unique_ids(clips)
-            self._clips = clips
-        return self._clips
+            require_unique_ids([clip for _, clip in written])
+            clips: list[Clip] = []
+            defects: list[Defect] = []
+            for where, clip in written:
+                captions = tuple(caption for caption in clip.captions if caption.strip())
+                if captions or not clip.captions:
+                    clips.append(clip.model_copy(update={"captions": captions}))
+                else:
+                    words = f"{where}: every caption of {clip.video_id!r} is blank; write one, or give no captions"
+                    defects.append(Defect(clip.video_id, str(self._path.parent / clip.path), "empty_caption", words))
+            self._rows = clips, defects
+        return self._rows
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     """The objects of a JSON Lines file, each with where it stands."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"manifest {path} cannot be read: {error}; check data.options.path") from error
     for number, line in enumerate(lines, start=1):

@@ -1,5 +1,5 @@
 """Frozen backbones and text encoders, temporal modules, projection heads, the alignment model.
 
-Import from the submodules: this package stays light, because `models.weights` and
-`models.families` serve `plan`, which must not import torch.
+Import from the submodules: this package stays light, because `models.weights`,
+`models.families` and `models.text_families` serve `plan`, which must not import torch.
 """

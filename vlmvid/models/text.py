@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from vlmvid.config.schema import TextConfig
 from vlmvid.errors import ConfigError
 from vlmvid.models import sources
-from vlmvid.models.families import text_folder
 from vlmvid.models.runtime import resolve_device
+from vlmvid.models.text_families import text_folder
 from vlmvid.models.torchvision_compat import ensure_torchvision
 from vlmvid.models.transformers_loading import clean_config, pretrained_model
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from vlmvid.config.schema import TextConfig, VisionConfig
-from vlmvid.models.families import text_files, vision_files
+from vlmvid.models.families import vision_files
+from vlmvid.models.text_families import text_files
 
 HashFile = Callable[[Path], str]
 

@@ -3,6 +3,7 @@
 Light until a stage runs: torch, MLflow and the video readers are imported where they are used.
 """
 
+from vlmvid.pipeline.preflight import preflight
 from vlmvid.pipeline.request import RunRequest, ShardJob, ShardReport, make_request
 from vlmvid.pipeline.session import pipeline_run, stage_run
 from vlmvid.pipeline.stages import SHARDED_STAGES, STAGES, is_transient
@@ -17,6 +18,7 @@ __all__ = [
     "is_transient",
     "make_request",
     "pipeline_run",
+    "preflight",
     "stage_run",
     "summarise",
     "summary_markdown",

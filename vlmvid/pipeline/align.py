@@ -23,6 +23,7 @@ from vlmvid.types import Clip
 
 STAGE = "align"
 CURVES_FILE = "curves.jsonl"
+REPORT_EVERY = 10
 
 
 def compute(request: RunRequest) -> ArtifactRef:
@@ -55,32 +56,28 @@ def compute(request: RunRequest) -> ArtifactRef:
             append_line(work / CURVES_FILE, json.dumps(row, sort_keys=True))
         curves[step] = row
         context.progress.advance(STAGE)
-        if step % config.checkpoint_every == 0:
-            context.store.events.emit("checkpoint.written", stage=STAGE, step=step)
-        if stage_run is not None and (step % 10 == 0 or step == config.optim.num_steps):
-            stage_run.log_metrics(values, step=step)
+        if step % REPORT_EVERY == 0 or step == config.optim.num_steps:
+            context.store.events.emit("train.step", stage=STAGE, step=step)
+            if stage_run is not None:
+                stage_run.log_metrics(values, step=step)
 
-    with context.store.lock(STAGE, parts.key):
-        model = train_alignment(
-            config,
-            data,
-            work_dir=work,
-            on_step=on_step,
-            device=context.device,
-        )
-        rows = "".join(json.dumps(curves[step], sort_keys=True) + "\n" for step in sorted(curves))
+    model = train_alignment(
+        config,
+        data,
+        work_dir=work,
+        on_step=on_step,
+        on_checkpoint=lambda step: context.store.events.emit("checkpoint.written", stage=STAGE, step=step),
+        device=context.device,
+    )
+    rows = "".join(json.dumps(curves[step], sort_keys=True) + "\n" for step in sorted(curves))
 
-        def write(folder: Path) -> None:
-            save_alignment(model, folder)
-            write_bytes(folder / CURVES_FILE, rows.encode())
+    def write(folder: Path) -> None:
+        save_alignment(model, folder)
+        write_bytes(folder / CURVES_FILE, rows.encode())
 
-        ref = context.publish(
-            "align",
-            "checkpoint",
-            write,
-            counts={"clips": len(clips), "texts": len(texts), "steps": config.optim.num_steps},
-        )
-        shutil.rmtree(work, ignore_errors=True)
+    counts = {"clips": len(clips), "texts": len(texts), "steps": config.optim.num_steps}
+    ref = context.publish("align", "checkpoint", write, counts=counts)
+    shutil.rmtree(work, ignore_errors=True)
     return ref
 
 

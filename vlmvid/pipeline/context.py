@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from vlmvid.artifacts import ArtifactRef, Store, open_store
+from vlmvid.artifacts import ArtifactRef, Facts, Store, hash_json, open_store
 from vlmvid.artifacts.ref import Kind
 from vlmvid.config import Recipe, load_recipe
 from vlmvid.config.schema import StageName
@@ -45,7 +45,7 @@ class RunContext:
     def keys(self) -> StageKeys:
         """Stage keys and clip keys of this recipe, as the files and the code are now."""
         if self._keys is None:
-            self._keys = StageKeys(self.recipe, self.store, self.sources, self._registry_uri)
+            self._keys = StageKeys(self.recipe, self.store, self.sources, lambda: self.registry_uri)
         return self._keys
 
     def refresh(self) -> None:
@@ -101,17 +101,25 @@ class RunContext:
         return Path(self.require(stage).uri)
 
     def publish(
-        self, stage: StageName, kind: Kind, write: Callable[[Path], None], *, counts: Mapping[str, int]
+        self,
+        stage: StageName,
+        kind: Kind,
+        write: Callable[[Path], None],
+        *,
+        counts: dict[str, int],
+        failed: Sequence[str] = (),
     ) -> ArtifactRef:
-        """Publish the artifact of a stage under its key; later keys are worked out anew."""
-        ref = self.store.publish(
-            self.keys.parts(stage),
-            kind,
-            write,
+        """Publish the artifact of a stage under its key; later keys are worked out anew.
+
+        `failed` names the clips that are missing from it: they make its revision.
+        """
+        facts = Facts(
             recipe=self.recipe.name,
             counts=counts,
             adopted_code=self.keys.adopted(stage),
+            revision=hash_json(sorted(failed))[:8] if failed else "",
         )
+        ref = self.store.publish(self.keys.parts(stage), kind, write, facts)
         self.keys.forget_after(stage)
         return ref
 
@@ -132,10 +140,15 @@ class RunContext:
             return self.sources.first_changed(self.store.artifact_folder(stage, old.key)) or reason
         return reason
 
-    def _registry_uri(self) -> str:
+    @property
+    def registry_uri(self) -> str:
+        """MLflow's address for this recipe."""
         return resolve_tracking_uri(self.recipe.tracking.uri, self.store.home)
 
     def _why_index_stale(self, stage: str, folder: Path) -> str | None:
+        damaged = self.store.verify_clips(stage)
+        if damaged:
+            return f"{len(damaged)} stored shards are damaged"
         index = read_index(folder)
         keys = [row.key for row in index if row.status == "ok"]
         missing = len(set(keys)) - len(self.store.clips(stage).rows(set(keys)))

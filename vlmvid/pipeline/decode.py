@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from vlmvid.artifacts import ArtifactRef, LedgerRow
 from vlmvid.errors import DecodeError
 from vlmvid.pipeline.context import RunContext, open_context
-from vlmvid.pipeline.index import make_index, require_enough, status_counts, write_index
+from vlmvid.pipeline.index import failed_ids, make_index, require_enough, status_counts, write_index
 from vlmvid.pipeline.ingest import read_rows
 from vlmvid.pipeline.request import RunRequest, ShardJob, ShardReport
 from vlmvid.pipeline.sharding import chunk, known_failures
@@ -88,7 +89,13 @@ def finish(request: RunRequest) -> ArtifactRef:
     for row in index:
         if row.status != "ok":
             logger.warning("decode: %s: %s (%s)", row.video_id, row.message, row.reason_code)
-    return context.publish("decode", "frames", lambda folder: write_index(index, folder), counts=status_counts(index))
+    return context.publish(
+        "decode",
+        "frames",
+        lambda folder: write_index(index, folder),
+        counts=status_counts(index),
+        failed=failed_ids(index),
+    )
 
 
 def _key(context: RunContext, row: SourceRow) -> str:
@@ -98,17 +105,26 @@ def _key(context: RunContext, row: SourceRow) -> str:
 def _decode(context: RunContext, row: SourceRow) -> FrameBatch | DecodeError:
     from vlmvid.video.clip_decoder import decode_clip
 
+    outcome: FrameBatch | DecodeError
     try:
-        return decode_clip(
+        outcome = decode_clip(
             row.path,
             start_seconds=row.clip.start_seconds,
             end_seconds=row.clip.end_seconds,
             config=context.recipe.decode,
         )
     except DecodeError as error:
-        return error
+        outcome = error
     except OSError as error:
-        return DecodeError(f"{row.path} could not be read: {error}", reason_code="io_error", transient=True)
+        outcome = DecodeError(f"{row.path} could not be read: {error}", reason_code="io_error", transient=True)
+    # Frames, and failures, are filed under the content that ingest saw: another content is another clip.
+    if context.sources.digest(Path(row.path)) != row.source_sha256:
+        return DecodeError(
+            f"{row.path} changed since it was ingested; run again to take its new content",
+            reason_code="changed_during_run",
+            transient=True,
+        )
+    return outcome
 
 
 def _write(context: RunContext, good: Sequence[tuple[str, str, FrameBatch]]) -> str:

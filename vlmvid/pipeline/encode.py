@@ -10,9 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmvid.artifacts import ArtifactRef, LedgerRow
+from vlmvid.config.schema import VisionConfig
 from vlmvid.evaluation.base import choice_texts
 from vlmvid.pipeline.context import RunContext, open_context
-from vlmvid.pipeline.index import IndexRow, make_index, read_index, require_enough, status_counts, write_index
+from vlmvid.pipeline.index import (
+    IndexRow,
+    failed_ids,
+    make_index,
+    read_index,
+    require_enough,
+    status_counts,
+    write_index,
+)
 from vlmvid.pipeline.ingest import read_clips
 from vlmvid.pipeline.request import RunRequest, ShardJob, ShardReport
 from vlmvid.pipeline.sharding import chunk
@@ -44,7 +53,7 @@ def run_shard(request: RunRequest, job: ShardJob) -> ShardReport:
     context = open_context(request)
     wanted = set(job.video_ids)
     rows = [row for row in read_index(context.folder("decode")) if row.video_id in wanted]
-    backbone = vision_backbone(request)
+    backbone = vision_backbone(context)
     batch = max(1, context.recipe.options.encode_batch_size // context.recipe.decode.sampling.num_frames)
     parts = []
     for start in range(0, len(rows), batch):
@@ -79,6 +88,7 @@ def finish(request: RunRequest) -> ArtifactRef:
         "embeddings",
         lambda folder: write_index(index, folder),
         counts={**status_counts(index), "texts": len(texts)},
+        failed=failed_ids(index),
     )
 
 
@@ -96,10 +106,13 @@ def all_texts(clips: Iterable[Clip]) -> Iterable[str]:
             yield from choice_texts(question)
 
 
+def vision_backbone(context: RunContext) -> FrozenBackbone:
+    """The recipe's vision backbone, loaded once per process and weights."""
+    return _load_vision(context.recipe.encode.vision, context.keys.vision_digest, context.device)
+
+
 @lru_cache(maxsize=2)
-def vision_backbone(request: RunRequest) -> FrozenBackbone:
-    """The recipe's vision backbone, loaded once per process."""
+def _load_vision(config: VisionConfig, digest: str, device: str) -> FrozenBackbone:
     from vlmvid.models.backbones import load_vision_backbone
 
-    context = open_context(request)
-    return load_vision_backbone(context.recipe.encode.vision, device=context.device)
+    return load_vision_backbone(config, device=device)

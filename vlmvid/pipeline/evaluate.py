@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vlmvid.artifacts import ArtifactRef
 from vlmvid.artifacts.files import write_bytes
 from vlmvid.evaluation.base import EvaluationData, TaskResult
+from vlmvid.evaluation.frame_order import shuffle_frames
 from vlmvid.evaluation.report import markdown_report
 from vlmvid.evaluation.runner import evaluate, write_results
 from vlmvid.pipeline.align import split_features
@@ -19,17 +18,14 @@ from vlmvid.pipeline.context import RunContext, open_context
 from vlmvid.pipeline.request import RunRequest
 from vlmvid.pipeline.texts import text_features
 
-if TYPE_CHECKING:
-    from vlmvid.models.alignment import AlignmentModel
-
 STAGE = "evaluate"
 REPORT_FILE = "report.md"
-EMBED_BATCH = 256
 
 
 def compute(request: RunRequest) -> ArtifactRef:
     """Run the recipe's tasks; writes metrics.json, per-sample Parquet and report.md."""
     from vlmvid.models.alignment import load_alignment
+    from vlmvid.models.embedding import embed_texts, embed_videos
 
     context = open_context(request)
     config = context.recipe.evaluate
@@ -41,7 +37,7 @@ def compute(request: RunRequest) -> ArtifactRef:
         clips=tuple(clips),
         video_embeds=embed_videos(model, features),
         shuffled_video_embeds=embed_videos(model, shuffle_frames(features, config.seed)),
-        embed_texts=lambda texts: embed_texts(context, model, texts),
+        embed_texts=lambda texts: embed_texts(model, text_features(context, texts)),
     )
     results = evaluate(data, config)
     ref = context.publish(
@@ -52,32 +48,6 @@ def compute(request: RunRequest) -> ArtifactRef:
     )
     _track(context, results, Path(ref.uri))
     return ref
-
-
-def embed_videos(model: AlignmentModel, features: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Aligned, L2-normalised embeddings (N, P) of features (N, T, D)."""
-    import torch
-
-    with torch.inference_mode():
-        parts = [
-            model.embed_video(torch.from_numpy(np.ascontiguousarray(features[i : i + EMBED_BATCH]))).numpy()
-            for i in range(0, len(features), EMBED_BATCH)
-        ]
-    return np.concatenate(parts)
-
-
-def embed_texts(context: RunContext, model: AlignmentModel, texts: Sequence[str]) -> NDArray[np.float32]:
-    """Aligned, L2-normalised embeddings (M, P) of texts."""
-    import torch
-
-    with torch.inference_mode():
-        return model.embed_text(torch.from_numpy(text_features(context, texts))).numpy()
-
-
-def shuffle_frames(features: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
-    """The same frames of every clip in another order, drawn per clip from `seed`."""
-    orders = np.random.default_rng(seed).permuted(np.tile(np.arange(features.shape[1]), (len(features), 1)), axis=1)
-    return np.take_along_axis(features, orders[:, :, None], axis=1)
 
 
 def _write(context: RunContext, results: Sequence[TaskResult], folder: Path) -> None:

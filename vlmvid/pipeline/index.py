@@ -74,6 +74,11 @@ def status_counts(rows: Sequence[IndexRow]) -> dict[str, int]:
     return dict(sorted(Counter(row.status for row in rows).items()))
 
 
+def failed_ids(rows: Sequence[IndexRow]) -> list[str]:
+    """The clips that have no result."""
+    return [row.video_id for row in rows if row.status != "ok"]
+
+
 def require_enough(stage: str, rows: Sequence[IndexRow], max_failed_fraction: float) -> None:
     """Raise StageError when too many clips failed, naming counts, reasons and examples."""
     failed = [row for row in rows if row.status.startswith("failed")]

@@ -12,9 +12,9 @@ from vlmvid.artifacts.ledger import append_line, read_lines
 from vlmvid.data.base import Defect
 from vlmvid.errors import DecodeError
 from vlmvid.pipeline.context import RunContext, open_context
-from vlmvid.pipeline.index import IndexRow, require_enough, status_counts
+from vlmvid.pipeline.index import IndexRow, failed_ids, require_enough, status_counts
 from vlmvid.pipeline.request import RunRequest
-from vlmvid.pipeline.sources import CLIPS_FILE, MISSING, SOURCES_FILE, SourceRow
+from vlmvid.pipeline.sources import CLIPS_FILE, MISSING, SOURCES_FILE, UNREADABLE, SourceRow, Sources
 from vlmvid.pipeline.sources import read_rows as read_artifact_rows
 from vlmvid.types import Clip
 
@@ -41,6 +41,9 @@ def compute(request: RunRequest) -> ArtifactRef:
             defects.append(
                 Defect(clip.video_id, str(path), "missing_file", f"{path} does not exist; mend the manifest")
             )
+        elif digest.startswith(UNREADABLE):
+            words = f"{path} cannot be read ({digest.removeprefix(UNREADABLE)}); mend the file or the manifest"
+            defects.append(Defect(clip.video_id, str(path), "unreadable_file", words))
         else:
             rows.append(SourceRow(clip=clip, path=str(path), source_sha256=digest))
     index = _record(context, rows, defects)
@@ -51,7 +54,7 @@ def compute(request: RunRequest) -> ArtifactRef:
         write_bytes(folder / CLIPS_FILE, lines.encode())
         write_json(folder / SOURCES_FILE, context.sources.digests)
 
-    ref = context.publish("ingest", "clips", write, counts=status_counts(index))
+    ref = context.publish("ingest", "clips", write, counts=status_counts(index), failed=failed_ids(index))
     _rows_of.cache_clear()
     context.log_dataset("ingest", len(rows), "ingest")
     return ref
@@ -77,12 +80,8 @@ def _materialise(context: RunContext) -> dict[str, DecodeError]:
     sources = context.sources
     names = sources.dataset.generated_files()
     made_log = sources.folder / MADE_FILE
-    made = {row["name"]: row["sha256"] for row in read_lines(made_log)}
-    todo = [
-        name
-        for name in names
-        if made.get(name) in (None, MISSING) or sources.digest(sources.folder / name) != made[name]
-    ]
+    made = {row["name"]: row for row in read_lines(made_log)}
+    todo = [name for name in names if not _is_made(sources, name, made.get(name))]
     broken: dict[str, DecodeError] = {}
     context.progress.begin(STAGE, len(todo), "video")
     for name in todo:
@@ -91,15 +90,19 @@ def _materialise(context: RunContext) -> dict[str, DecodeError]:
         except DecodeError as error:
             broken[name] = error
         else:
-            append_line(made_log, _made_row(name, sources.digest(sources.folder / name)))
+            row = {"name": name, "source": sources.source_of(name), "sha256": sources.digest(sources.folder / name)}
+            append_line(made_log, canonical_json(row))
         context.progress.advance(STAGE)
     if todo:
         context.store.events.emit("videos.made", made=len(todo) - len(broken), broken=len(broken))
     return broken
 
 
-def _made_row(name: str, sha256: str) -> str:
-    return canonical_json({"name": name, "sha256": sha256})
+def _is_made(sources: Sources, name: str, row: dict[str, str] | None) -> bool:
+    """Whether a generated file is there, whole, and made from the source as it is now."""
+    if row is None or row["source"] != sources.source_of(name):
+        return False
+    return sources.digest(sources.folder / name) == row["sha256"]
 
 
 def _record(context: RunContext, rows: list[SourceRow], defects: list[Defect]) -> list[IndexRow]:

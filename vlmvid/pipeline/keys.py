@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 # The modules whose import closure decides a stage's result, and the packages that may decide it.
 STAGE_ROOTS: dict[str, tuple[str, ...]] = {
     "decode": ("vlmvid.video.clip_decoder",),
-    "encode": ("vlmvid.models.backbones", "vlmvid.models.clip_encoder"),
+    "encode": ("vlmvid.models.clip_encoder",),  # and the module of the recipe's own backbone family
     "text": ("vlmvid.models.text",),
     "align": ("vlmvid.training.align",),
-    "evaluate": ("vlmvid.evaluation.runner", "vlmvid.models.alignment"),
+    "evaluate": ("vlmvid.evaluation.runner", "vlmvid.evaluation.frame_order", "vlmvid.models.embedding"),
     "register": ("vlmvid.serving.model_folder", "vlmvid.serving.pyfunc_model"),
-    "search": ("vlmvid.serving.search",),
+    "search": ("vlmvid.serving.search", "vlmvid.serving.model"),
 }
 STAGE_PACKAGES: dict[str, tuple[str, ...]] = {
     "ingest": ("av", "numpy", "PIL"),
@@ -35,7 +35,7 @@ STAGE_PACKAGES: dict[str, tuple[str, ...]] = {
     "align": ("numpy", "torch"),
     "evaluate": ("numpy", "torch"),
     "register": (),
-    "search": ("numpy",),
+    "search": ("numpy", "torch"),
 }
 # Marks what belongs to the text encoder among the code and packages of the encode stage.
 TEXT_SUFFIX = " (text)"
@@ -77,11 +77,18 @@ class StageKeys:
     @property
     def pipeline_key(self) -> str:
         """One key for the whole recipe: the identity of its MLflow parent run."""
-        return hash_json([self._recipe.name, *(self.key(stage) for stage in self._recipe.stages())])
+        stages = self._recipe.stages()
+        # Without the stages' inputs: their revisions are known only once they have run.
+        own = [self.parts(stage).model_dump(mode="json", exclude={"inputs"}) for stage in stages if stage != "search"]
+        return hash_json([self._recipe.name, self.key("ingest"), own, list(stages)])
 
     def current_code(self, stage: str) -> tuple[dict[str, str], dict[str, str]]:
         """Module digests and package versions of a stage as they are now."""
         roots = self._sources.code_roots if stage == "ingest" else STAGE_ROOTS[stage]
+        if stage == "encode":
+            from vlmvid.models.families import backbone_module
+
+            roots = (*roots, backbone_module(self._recipe.encode.vision))
         modules, packages = code_closure(roots)
         return modules, package_versions(p for p in packages if p in STAGE_PACKAGES[stage])
 
@@ -183,7 +190,16 @@ class StageKeys:
         return parts.model_copy(update={"inputs": {**parts.inputs, "registry": self._registry_uri()}})
 
     def _search(self) -> KeyParts:
-        return self._make("search", ("ingest", "encode"), {"search": _dump(self._recipe.search)})
+        config = _dump(self._recipe.search)
+        model = config.pop("model")
+        parts = self._make("search", ("ingest", "encode"), {"search": config})
+        if model is None:
+            return parts
+        from vlmvid.serving.load import find_model_folder, locate
+
+        # An alias moves: what counts is the model it names now.
+        manifest = find_model_folder(locate(model, self._registry_uri())) / "model.json"
+        return parts.model_copy(update={"weights": {"model": self._hash_file(manifest)}})
 
     def _make(self, stage: str, inputs: tuple[StageName, ...], config: dict[str, Any]) -> KeyParts:
         code, packages, _ = self._resolved_code(stage)

@@ -27,32 +27,57 @@ def compute(request: RunRequest) -> ArtifactRef:
     artifact says so; the next run tries to register again.
     """
     context = open_context(request)
-    parts = context.keys.parts("register")
-    folder = context.store.home / "models" / parts.key
-    registered: RegisteredModel | None = None
-    gap = ""
-    with context.store.lock(STAGE, parts.key):
-        if not (folder / "model.json").is_file():
-            _build(request, context, folder)
-        try:
-            registered = _register(context, folder)
-        except TrackingError as error:
-            gap = str(error)
-            logger.warning("register: the model was not registered: %s", gap)
-        answer = {
-            "model_folder": str(folder),
-            "name": registered.name if registered else None,
-            "version": registered.version if registered else None,
-            "uri": registered.uri if registered else None,
-            "alias_uri": f"models:/{registered.name}@{_alias(context)}" if registered else None,
-            "gap": gap,
-        }
-        return context.publish(
-            "register",
-            "model",
-            lambda target: write_json(target / REGISTERED_FILE, answer),
-            counts={"registered": int(registered is not None)},
-        )
+    folder = context.store.home / "models" / context.keys.key("register")
+    if not (folder / "model.json").is_file():
+        _build(context, folder)
+        context.store.events.emit("model.built", stage=STAGE)
+    answer = _answer(context, folder)
+    return context.publish(
+        "register",
+        "model",
+        lambda target: write_json(target / REGISTERED_FILE, answer),
+        counts={"registered": int(answer["uri"] is not None)},
+    )
+
+
+def confirm(request: RunRequest, ref: ArtifactRef) -> ArtifactRef:
+    """Make sure that a cached registration still stands and that its alias points to it.
+
+    Another recipe may have moved the alias, and a registry can be lost: then it is done again.
+    """
+    context = open_context(request)
+    known = read_registered(Path(ref.uri))
+    folder = Path(str(known["model_folder"]))
+    if not (folder / "model.json").is_file():
+        return compute(request)
+    answer = _answer(context, folder)
+    if answer == known or answer["uri"] is None:
+        return ref
+    return compute(request)
+
+
+def _answer(context: RunContext, folder: Path) -> dict[str, str | None]:
+    answer: dict[str, str | None] = {
+        "model_folder": str(folder),
+        "name": None,
+        "version": None,
+        "uri": None,
+        "alias_uri": None,
+        "gap": "",
+    }
+    try:
+        registered = _register(context, folder)
+    except TrackingError as error:
+        logger.warning("register: the model was not registered: %s", error)
+        return {**answer, "gap": str(error)}
+    context.store.events.emit("model.registered", stage=STAGE, version=registered.version)
+    return {
+        **answer,
+        "name": registered.name,
+        "version": registered.version,
+        "uri": registered.uri,
+        "alias_uri": f"models:/{registered.name}@{_alias(context)}",
+    }
 
 
 def read_registered(folder: Path) -> dict[str, str | None]:
@@ -61,14 +86,14 @@ def read_registered(folder: Path) -> dict[str, str | None]:
     return value
 
 
-def _build(request: RunRequest, context: RunContext, folder: Path) -> None:
+def _build(context: RunContext, folder: Path) -> None:
     from vlmvid.models.saving import save_text, save_vision
     from vlmvid.serving.model_folder import write_model_folder
 
     with tempfile.TemporaryDirectory(dir=context.store.home) as scratch:
         vision, text = Path(scratch, "vision"), Path(scratch, "text")
-        save_vision(vision_backbone(request), vision)
-        save_text(text_encoder(request), text)
+        save_vision(vision_backbone(context), vision)
+        save_text(text_encoder(context), text)
         write_model_folder(
             folder,
             vision_folder=vision,

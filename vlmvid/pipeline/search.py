@@ -7,19 +7,20 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from vlmvid.artifacts import ArtifactRef, Manifest
 from vlmvid.artifacts.files import read_json, write_json
 from vlmvid.artifacts.store import MANIFEST_FILE
 from vlmvid.config.schema import SearchConfig
-from vlmvid.errors import ArtifactError, ConfigError, DatasetError
+from vlmvid.errors import ArtifactError, ConfigError, DatasetError, VlmvidError
 from vlmvid.pipeline.context import RunContext, open_context
 from vlmvid.pipeline.encode import read_features
 from vlmvid.pipeline.index import read_index
 from vlmvid.pipeline.ingest import read_clips
 from vlmvid.pipeline.request import RunRequest
 from vlmvid.registry import nearest
-from vlmvid.serving.search import top_k
+from vlmvid.serving.search import centred_means, top_k
 from vlmvid.types import Clip, Record
 
 STAGE = "search"
@@ -64,9 +65,9 @@ def search_clips(context: RunContext, config: SearchConfig) -> list[Hit]:
         raise DatasetError(f"dataset {context.recipe.data.name!r} has no encoded clip to search")
     features = read_features(context, [index[clip.video_id] for clip in clips])
     if config.model is not None:
-        gallery, queries = _by_text(config, features)
+        gallery, queries = _by_text(context, config, features)
         return _hits(config.queries, queries, gallery, clips, config.top_k, skip_self=False)
-    gallery = _normalise(features.mean(axis=1) - features.mean(axis=(0, 1)))
+    gallery = centred_means(features)
     wanted = list(config.queries) or [clip.video_id for clip in clips]
     row_of = {clip.video_id: i for i, clip in enumerate(clips)}
     unknown = [name for name in wanted if name not in row_of]
@@ -78,19 +79,16 @@ def search_clips(context: RunContext, config: SearchConfig) -> list[Hit]:
     return _hits(wanted, gallery[[row_of[n] for n in wanted]], gallery, clips, config.top_k, skip_self=True)
 
 
-def _by_text(config: SearchConfig, features: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _by_text(
+    context: RunContext, config: SearchConfig, features: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     from vlmvid.serving.load import load
 
     assert config.model is not None  # the caller checked
     if not config.queries:
         raise ConfigError("search.queries is empty; with search.model give at least one text")
-    model = load(config.model)
+    model = load(config.model, tracking_uri=context.registry_uri)
     return model.embed_video_features(features), model.encode_text(list(config.queries))
-
-
-def _normalise(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    normalised: NDArray[np.float32] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return normalised
 
 
 def _hits(
@@ -143,23 +141,25 @@ def search_index(texts: Sequence[str], *, model: str, index: str, top_k: int) ->
     """Search the clips of an encode artifact (its folder) by text with an aligned model.
 
     The features must come from the model's own vision backbone; another feature size is refused.
+    Raises ArtifactError when the folder is no encode artifact of today's files and code.
     """
     folder = Path(index).absolute()
-    manifest_path = folder / MANIFEST_FILE
-    if not manifest_path.is_file():
-        raise ArtifactError(
-            f"{folder} is no encode artifact (it has no {MANIFEST_FILE}); give the folder that `vlmvid encode` prints"
-        )
-    manifest = Manifest.model_validate(read_json(manifest_path))
-    recipes = [
-        RunRequest(recipe=str(p), home=str(folder.parents[2]))
-        for p in sorted((folder.parents[2] / "recipes").glob("*.yaml"))
-    ]
-    for request in recipes:
-        context = open_context(request)
-        if context.recipe.name == manifest.recipe and context.keys.key("encode") == folder.name:
+    try:
+        manifest = Manifest.model_validate(read_json(folder / MANIFEST_FILE))
+    except (ArtifactError, ValidationError):
+        manifest = None
+    if manifest is None or manifest.stage != "encode":
+        raise ArtifactError(f"{folder} is no encode artifact; give the folder that `vlmvid encode` prints")
+    home = folder.parents[2]
+    for path in sorted((home / "recipes").glob("*.yaml")):
+        context = open_context(RunRequest(recipe=str(path), home=str(home)))
+        try:
+            fits = context.recipe.name == manifest.recipe and context.keys.key("encode") == folder.name
+        except VlmvidError:  # an old variant of the recipe whose files are gone
+            continue
+        if fits:
             return search_clips(context, SearchConfig(model=model, queries=tuple(texts), top_k=top_k))
     raise ArtifactError(
-        f"no recipe in {folder.parents[2]} makes the encode artifact {folder.name} from today's files and code; "
+        f"no recipe in {home} makes the encode artifact {folder.name} from today's files and code; "
         "run `vlmvid encode` again and give the folder it prints"
     )

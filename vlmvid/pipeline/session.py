@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from vlmvid.artifacts import ArtifactRef
+from vlmvid.artifacts import ArtifactRef, KeyParts
 from vlmvid.config.schema import StageName
 from vlmvid.pipeline.context import RunContext, open_context
 from vlmvid.pipeline.request import RunRequest, recipe_json
+from vlmvid.tracking.base import StageRun
 
 logger = logging.getLogger(__name__)
 
@@ -59,8 +60,18 @@ def stage_run(request: RunRequest, stage: StageName) -> Iterator[ArtifactRef | N
 
 
 def _stage(context: RunContext, stage: StageName) -> Iterator[ArtifactRef | None]:
+    key = context.keys.key(stage)
+    if context.why_stale(stage) is None:
+        yield from _tracked(context, stage, None)
+        return
+    with context.store.lock(stage, key):
+        # Another process may have done the work while we waited for it.
+        context.store.refresh()
+        yield from _tracked(context, stage, context.why_stale(stage))
+
+
+def _tracked(context: RunContext, stage: StageName, reason: str | None) -> Iterator[ArtifactRef | None]:
     parts = context.keys.parts(stage)
-    reason = context.why_stale(stage)
     cached = None if reason else context.store.ref(stage, parts.key)
     logger.info("%s: %s (key %s)", stage, f"running, {reason}" if reason else "cached", parts.key)
     context.store.events.emit("stage.started", stage=stage, key=parts.key, cached=int(cached is not None))
@@ -72,10 +83,14 @@ def _stage(context: RunContext, stage: StageName) -> Iterator[ArtifactRef | None
         finally:
             context.progress.end(stage)
         if cached is None:
-            run.set_tags({"vlmvid.reason": str(reason)})
-            run.log_metrics({"wall_seconds": time.perf_counter() - started})
-            manifest = context.store.manifest(stage, parts.key)
-            if manifest is not None:
-                run.log_metrics({f"num_{name}": float(count) for name, count in manifest.counts.items()})
-                run.log_json("key_parts.json", parts.model_dump(mode="json"))
+            _record(context, run, parts, reason, time.perf_counter() - started)
     context.store.events.emit("stage.finished", stage=stage, key=parts.key)
+
+
+def _record(context: RunContext, run: StageRun, parts: KeyParts, reason: str | None, seconds: float) -> None:
+    run.set_tags({"vlmvid.reason": str(reason)})
+    run.log_metrics({"wall_seconds": seconds})
+    manifest = context.store.manifest(parts.stage, parts.key)
+    if manifest is not None:
+        run.log_metrics({f"num_{name}": float(count) for name, count in manifest.counts.items()})
+        run.log_json("key_parts.json", parts.model_dump(mode="json"))

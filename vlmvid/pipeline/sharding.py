@@ -53,12 +53,13 @@ class ShardedStage:
 
 @dataclass(frozen=True)
 class WholeStage:
-    """A stage that is one task."""
+    """A stage that is one task; `confirm` looks after a cached result that lives elsewhere too."""
 
     name: StageName
     compute: Callable[[RunRequest], ArtifactRef]
+    confirm: Callable[[RunRequest, ArtifactRef], ArtifactRef] = lambda request, ref: ref
 
     def run(self, request: RunRequest) -> ArtifactRef:
         """The whole stage in this process, with no orchestrator."""
         with stage_run(request, self.name) as cached:
-            return self.compute(request) if cached is None else cached
+            return self.compute(request) if cached is None else self.confirm(request, cached)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from vlmvid.types import Clip, Record
 CLIPS_FILE = "clips.jsonl"
 SOURCES_FILE = "sources.json"
 MISSING = "missing"
+UNREADABLE = "unreadable: "
 
 
 class SourceRow(Record):
@@ -52,11 +54,13 @@ class Sources:
         return {name: self.digest(path) for name, path in sorted(self.dataset.source_files().items())}
 
     def digest(self, path: Path) -> str:
-        """The content digest of a file, or MISSING."""
+        """The content digest of a file, MISSING, or UNREADABLE and why."""
         try:
             return self._store.digests.digest(path)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return MISSING
+        except OSError as error:
+            return f"{UNREADABLE}{error.strerror or error}"
 
     def key_inputs(self) -> dict[str, str]:
         """What enters the ingest key as input."""
@@ -68,11 +72,18 @@ class Sources:
 
     @cached_property
     def folder(self) -> Path:
-        """Where generated videos lie: one folder per generating configuration, inputs and code."""
+        """Where generated videos lie: one folder per place of the sources, generating configuration and code."""
         modules, packages = code_closure(self.code_roots)
         code = combined_digest(modules, package_versions(packages))
-        key = hash_json([self._config.name, self.dataset.generation_config(), self.digests, code])
+        places = sorted({str(path.parent) for path in self.dataset.source_files().values()})
+        place = os.path.commonpath(places) if places else ""
+        key = hash_json([self._config.name, place, self.dataset.generation_config(), code])
         return self._store.home / "datasets" / f"{self._config.name}-{key}"
+
+    def source_of(self, name: str) -> str:
+        """The digest of what a generated file is made from; empty when it is drawn from a seed."""
+        source = self.dataset.source_of(name)
+        return self.digests.get(source, MISSING) if source else ""
 
     def why_stale(self, artifact: Path) -> str | None:
         """Why a stored ingest result no longer matches the files on disk; None when it does."""

@@ -15,7 +15,7 @@ STAGES: dict[StageName, ShardedStage | WholeStage] = {
     **SHARDED_STAGES,
     "align": WholeStage("align", align.compute),
     "evaluate": WholeStage("evaluate", evaluate.compute),
-    "register": WholeStage("register", register.compute),
+    "register": WholeStage("register", register.compute, register.confirm),
     "search": WholeStage("search", search.compute),
 }
 

@@ -73,7 +73,7 @@ def _places(document: dict[str, Any]) -> list[tuple[str, str]]:
     model = document.get("model")
     if model is not None:
         if model["uri"]:
-            places.append(("Model", f"{model['uri']}  (vlmvid.load({model['alias_uri']!r}) from Python)"))
+            places.append(("Model", f"{model['uri']}  (from Python: vlmvid.load({model['alias_uri']!r}))"))
         else:
             places.append(("Model", f"not registered: {model['gap']}"))
         places.append(("Weights", str(model["model_folder"])))

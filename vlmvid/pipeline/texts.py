@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmvid.pipeline.context import RunContext, open_context
-from vlmvid.pipeline.request import RunRequest
+from vlmvid.config.schema import TextConfig
+from vlmvid.pipeline.context import RunContext
 
 if TYPE_CHECKING:
     from vlmvid.models.text import TextEncoder
@@ -21,12 +21,13 @@ TEXTS_PER_SHARD = 4096
 
 def text_features(context: RunContext, texts: Sequence[str]) -> NDArray[np.float32]:
     """Features (M, D) float32 of `texts`, in order, not normalised; missing ones are encoded and kept."""
+    context.store.verify_clips(STORE)
     store = context.store.clips(STORE)
     keys = [context.keys.text_key(text) for text in texts]
     known = store.rows(keys)
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
     if missing:
-        encoder = text_encoder(context.request)
+        encoder = text_encoder(context)
         context.progress.begin(STORE, len(missing), "text")
         items = list(missing.items())
         for start in range(0, len(items), TEXTS_PER_SHARD):
@@ -39,10 +40,13 @@ def text_features(context: RunContext, texts: Sequence[str]) -> NDArray[np.float
     return store.gather("features", [known[key] for key in keys]).astype(np.float32)
 
 
+def text_encoder(context: RunContext) -> TextEncoder:
+    """The recipe's text encoder, loaded once per process and weights."""
+    return _load_text(context.recipe.encode.text, context.keys.text_digest, context.device)
+
+
 @lru_cache(maxsize=2)
-def text_encoder(request: RunRequest) -> TextEncoder:
-    """The recipe's text encoder, loaded once per process."""
+def _load_text(config: TextConfig, digest: str, device: str) -> TextEncoder:
     from vlmvid.models.text import load_text_encoder
 
-    context = open_context(request)
-    return load_text_encoder(context.recipe.encode.text, device=context.device)
+    return load_text_encoder(config, device=device)

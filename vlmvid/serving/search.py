@@ -45,3 +45,12 @@ def top_k(
         scores = np.take_along_axis(scores, order, axis=1)
         indices = np.take_along_axis(indices, order, axis=1)
     return indices, scores
+
+
+def centred_means(features: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Frame features (N, T, D) to one L2-normalised vector a clip (N, D), for clip-to-clip search.
+
+    The gallery's mean is subtracted first: what all clips share says nothing about which are alike.
+    """
+    rows = features.mean(axis=1) - features.mean(axis=(0, 1))
+    return np.asarray(rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12), dtype=np.float32)

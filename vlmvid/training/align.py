@@ -27,6 +27,7 @@ from vlmvid.training.checkpoint import latest_checkpoint, restore_checkpoint, sa
 from vlmvid.training.optim import build_adamw, lr_at, set_lr
 
 OnStep = Callable[[int, dict[str, float]], None]
+OnCheckpoint = Callable[[int], None]
 IN_MEMORY_BYTES = 2 * 1024**3
 _FINGERPRINT_ROWS = 1024
 # First word of a generator's seed, so that the three streams never meet.
@@ -129,6 +130,7 @@ def train_alignment(
     *,
     work_dir: Path,
     on_step: OnStep | None = None,
+    on_checkpoint: OnCheckpoint | None = None,
     device: str = "cpu",
 ) -> AlignmentModel:
     """Train the heads and the temporal module on frozen features.
@@ -138,9 +140,12 @@ def train_alignment(
     model with the same bytes as an uninterrupted run on the same machine and thread count.
 
     Args:
-        on_step: called after every update with the number of updates done (from 1) and loss,
-            logit_scale, logit_bias, lr, grad_norm (before clipping). After a resume, the updates
-            since the last checkpoint are done, and reported, again. What it raises ends training.
+        on_step: called after every update, before its checkpoint, with the number of updates done
+            (from 1) and loss, logit_scale, logit_bias, lr, grad_norm (before clipping). No update
+            that a checkpoint holds goes unreported. After a resume, the updates since the last
+            checkpoint are done, and reported, again. What it raises ends training.
+        on_checkpoint: called with the number of updates done when their checkpoint is on disk; not
+            called again for it after a resume. What it raises ends training.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:INDEX``.
 
     Returns the model in eval mode. A batch larger than the number of clips is cut to it. Raises
@@ -161,10 +166,13 @@ def train_alignment(
         captions = captions_at(step, rows, data.captions_of, config.seed)
         report = _update(step, model, optimizer, video_rows(rows), text_rows(captions))
         done = step + 1
-        if done % config.checkpoint_every == 0 or done == config.optim.num_steps:
-            save_checkpoint(work_dir, done, model, optimizer, fingerprint)
+        # Reported before it is saved: a kill in between then repeats a report instead of losing it.
         if on_step is not None:
             on_step(done, report)
+        if done % config.checkpoint_every == 0 or done == config.optim.num_steps:
+            save_checkpoint(work_dir, done, model, optimizer, fingerprint)
+            if on_checkpoint is not None:
+                on_checkpoint(done)
     return model.eval()
 
 

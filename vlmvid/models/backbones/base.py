@@ -74,6 +74,11 @@ def per_channel(values: Sequence[float]) -> tuple[float, float, float]:
     return float(values[0]), float(values[1]), float(values[2])
 
 
+def map_to_tokens(output: Tensor) -> Tensor:
+    """A map (B, D, H, W) as tokens (B, H * W, D) in row-major order; tokens pass unchanged."""
+    return output.flatten(2).transpose(1, 2) if output.ndim == 4 else output
+
+
 class VisionBackbone(Protocol):
     """Frames in, one feature vector per frame out, always frozen."""
 

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from vlmvid.config.schema import VisionConfig
 from vlmvid.errors import ConfigError
 from vlmvid.models import sources
-from vlmvid.models.backbones.base import FrozenBackbone, Interpolation, Preprocessing, per_channel
-from vlmvid.models.backbones.timm_backbone import map_to_tokens
+from vlmvid.models.backbones.base import FrozenBackbone, Interpolation, Preprocessing, map_to_tokens, per_channel
 from vlmvid.models.runtime import seeded
 from vlmvid.models.torchvision_compat import ensure_torchvision
 from vlmvid.models.transformers_loading import clean_config, model_from_config, pretrained_model

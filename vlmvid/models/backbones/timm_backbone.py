@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vlmvid.config.schema import VisionConfig
 from vlmvid.errors import ConfigError
 from vlmvid.models import sources
-from vlmvid.models.backbones.base import FrozenBackbone, Preprocessing, per_channel
+from vlmvid.models.backbones.base import FrozenBackbone, Preprocessing, map_to_tokens, per_channel
 from vlmvid.models.runtime import seeded
 from vlmvid.models.torchvision_compat import ensure_torchvision
 
@@ -55,11 +55,6 @@ class TimmBackbone(FrozenBackbone):
             return map_to_tokens(level)
         patches, prefix = level
         return torch.cat([prefix, map_to_tokens(patches)], dim=1)
-
-
-def map_to_tokens(output: Tensor) -> Tensor:
-    """A map (B, D, H, W) as tokens (B, H * W, D) in row-major order; tokens pass unchanged."""
-    return output.flatten(2).transpose(1, 2) if output.ndim == 4 else output
 
 
 def create_timm(name: str, image_size: int | None = None, **options: Any) -> nn.Module:

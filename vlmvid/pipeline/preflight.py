@@ -1,0 +1,26 @@
+"""Mistakes of a recipe that would otherwise show only after the expensive stages."""
+
+from __future__ import annotations
+
+from vlmvid.evaluation.tasks import TASKS
+from vlmvid.pipeline.context import open_context
+from vlmvid.pipeline.encode import vision_backbone
+from vlmvid.pipeline.plan import plan
+from vlmvid.pipeline.request import RunRequest
+from vlmvid.pipeline.texts import text_encoder
+
+
+def preflight(request: RunRequest) -> None:
+    """Raise ConfigError for what can be known to fail before any video is opened.
+
+    Names of tasks, the device, and, when something is to be encoded, that the backbone and the
+    text encoder load and give the features that are asked for.
+    """
+    context = open_context(request)
+    stages = {stage.name: stage.status for stage in plan(request)}
+    if context.recipe.evaluate is not None:
+        for name in context.recipe.evaluate.tasks:
+            TASKS.get(name)
+    if stages["encode"] == "run":
+        vision_backbone(context)
+        text_encoder(context)
