@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from vlmvid.config.schema import DataConfig
 from vlmvid.data import DATASETS, Dataset, open_dataset
 from vlmvid.data.files import split_of
+from vlmvid.data.manifest import ManifestDataset, ManifestOptions
 from vlmvid.data.synthetic.dataset import SyntheticDataset, SyntheticOptions
 from vlmvid.errors import ConfigError, DatasetError
 from vlmvid.types import Clip
