@@ -127,3 +127,22 @@ def test_a_failing_stage_fails_the_flow_and_the_run(prefect_api: str, tracked_ho
         pipeline(str(write_recipe(tmp_path, manifest, **REGISTER)))
     statuses = {run.data.tags.get("vlmvid.stage", "parent"): run.info.status for run in runs_of(tracked_home)}
     assert statuses == {"parent": "FAILED", "ingest": "FINISHED", "decode": "FAILED"}
+
+
+def test_a_known_error_is_one_line_and_no_traceback(prefect_api: str, tracked_home: Path, tmp_path: Path) -> None:
+    manifest = write_dataset(tmp_path)
+    for clip in tmp_path.glob("clip*.mp4"):
+        clip.write_bytes(b"")
+    recipe = write_recipe(tmp_path, manifest, **REGISTER)
+    environment = {**os.environ, "PREFECT_API_URL": prefect_api}
+    done = subprocess.run(
+        [sys.executable, "-m", "vlmvid.cli", "run", str(recipe)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") < 40
+    assert "StageError: decode: 10 of 10 clips failed (10 x empty_file)" in done.stderr.splitlines()[-1]
