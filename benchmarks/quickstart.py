@@ -5,7 +5,7 @@
     python -m benchmarks.quickstart --only knobs                               2 knobs x 4 values x 3 seeds
     python -m benchmarks.quickstart --only stamps --stamps-dir FOLDER          real pictures, 3 seeds
 
-Stages run without Prefect and without tracking, in the store given by --home; a second run finds
+The exit code is 1 when a figure that was asked for is missed. Stages run without Prefect and without tracking, in the store given by --home; a second run finds
 everything cached. A seed is the seed of the data and of the training.
 """
 
@@ -156,6 +156,33 @@ def stamps(home: Path, folder: Path) -> dict[str, Any]:
     return {"t2v_r_at_1": recall, "chance": round(chance, 5), "times_chance": round(recall["mean"] / chance, 2)}
 
 
+def reached(document: dict[str, Any]) -> dict[str, bool]:
+    """Which of the figures that were asked for were met."""
+    met: dict[str, bool] = {}
+    if "worlds" in document:
+        transformer, mean = (document["worlds"][kind] for kind in ("transformer", "frame_mean"))
+        met["every attribute above chance, intervals apart"] = all(
+            row["apart"] for row in transformer["attributes"].values()
+        )
+        met["temporal pairs: transformer's lower bound above 60 %"] = (
+            transformer["temporal"]["temporal_pair_accuracy"]["ci_low"] > 0.6
+        )
+        pairs = mean["temporal"]
+        met["temporal pairs: frame mean has 50 % in its interval"] = (
+            pairs["temporal_pair_accuracy"]["ci_low"] <= 0.5 <= pairs["temporal_pair_accuracy"]["ci_high"]
+        )
+        met["temporal pairs: frame mean's group score is 0"] = pairs["temporal_pair_group_score"]["mean"] == 0
+        met["frame mean changes by at most 1e-5 under shuffling"] = max(pairs["shuffle_change_max"]["values"]) <= 1e-5
+    for knob, row in document.get("knobs", {}).items():
+        met[f"{knob}: its figure rises, end points apart"] = (
+            row["figure"]["rank_correlation"] > 0 and row["figure"]["end_points_apart"]
+        )
+        met[f"{knob}: the control does not move"] = row["control"]["end_points_overlap"]
+    if "stamps" in document:
+        met["stamps: T2V R@1 at least 12 x chance"] = document["stamps"]["times_chance"] >= 12
+    return met
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", type=Path, default=Path(os.environ.get("VLMVID_HOME", ".vlmvid")) / "benchmarks")
@@ -177,6 +204,7 @@ def main() -> int:
         if arguments.stamps_dir is None:
             parser.error("--only stamps needs --stamps-dir; `make stamps` fetches the pictures")
         document["stamps"] = stamps(arguments.home, arguments.stamps_dir)
+    document["reached"] = reached(document)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     document["cpu_seconds"] = round(usage.ru_utime + usage.ru_stime, 1)
     document["wall_seconds"] = round(time.perf_counter() - started, 1)
@@ -185,7 +213,7 @@ def main() -> int:
     if arguments.out:
         arguments.out.write_text(text + "\n")
     sys.stdout.write(text + "\n")
-    return 0
+    return 0 if all(document["reached"].values()) else 1
 
 
 if __name__ == "__main__":
