@@ -5,8 +5,9 @@
     python -m benchmarks.quickstart --only knobs                               2 knobs x 4 values x 3 seeds
     python -m benchmarks.quickstart --only stamps --stamps-dir FOLDER          real pictures, 3 seeds
 
-The exit code is 1 when a figure that was asked for is missed. Stages run without Prefect and without tracking, in the store given by --home; a second run finds
-everything cached. A seed is the seed of the data and of the training.
+The exit code is 1 when a figure that was asked for is missed. Stages run without Prefect and
+without tracking, in the store given by --home; a second run finds everything cached. A seed is the
+seed of the data and of the training.
 """
 
 from __future__ import annotations
