@@ -33,7 +33,7 @@ def locate(uri: str, tracking_uri: str | None = None) -> Path:
     """The local folder of a model address; fetches what is not local."""
     if not uri.startswith(("models:/", "runs:/")):
         return Path(uri)
-    home = os.environ.get("VLMVID_HOME", ".vlmvid")
+    home = os.environ.get("VLMVID_HOME") or ".vlmvid"
     if "://" in home and not (tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")):
         raise ConfigError(
             f"VLMVID_HOME={home} is not a local folder, so it holds no model registry; set MLFLOW_TRACKING_URI"
