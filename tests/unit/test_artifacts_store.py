@@ -86,6 +86,7 @@ def test_why_not_cached_names_the_first_difference(tmp_path: Path, changes: dict
     store.publish(parts(), "embeddings", lambda f: None, Facts(recipe="r"))
     changed = parts(**changes)
     assert changed.key != parts().key
+    assert store.why_not_cached(changed, "other") == "no earlier result of recipe 'other' in this store"
     assert store.why_not_cached(changed, "r") == words
     assert first_difference(parts(), parts()) is None
 

@@ -173,6 +173,8 @@ class Store:
         old = self.previous(parts, recipe)
         if old is None:
             return "no earlier result in this store"
+        if old.recipe != recipe:
+            return f"no earlier result of recipe {recipe!r} in this store"
         return first_difference(old.parts, parts) or "its stored result is gone"
 
     @contextmanager
