@@ -513,3 +513,34 @@ def test_mistakes_are_found_before_any_video_is_opened(
     with pytest.raises(ConfigError, match=words):
         preflight(request_for(tmp_path, home, manifest, (override,)))
     assert opened == []
+
+
+def test_broken_pictures_and_captions_are_ledger_rows(tmp_path: Path, home: Path) -> None:
+    from PIL import Image
+
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(8):
+        Image.new("RGB", (40, 30), (30 * i, 90, 200)).save(pictures / f"p{i}.png")
+        (pictures / f"p{i}.txt").write_text(f"picture number {i}")
+    (pictures / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"no header" * 9)
+    (pictures / "broken.txt").write_text("a broken picture")
+    Image.new("RGB", (40, 30)).save(pictures / "mute.png")
+    Image.new("RGB", (40, 30)).save(pictures / "blank.png")
+    (pictures / "blank.txt").write_text(" \n")
+    options = {"root": str(pictures), "num_test": 3, "image_size": 32, "num_frames": 4}
+    sections = {**NO_TRACKING, "data": {"name": "image_text", "options": options}}
+    recipe = write_recipe(tmp_path, tmp_path, **sections)
+    request = make_request(recipe, ("options.max_failed_fraction=0.5",), home=home)
+    refs = run(request)
+    reasons = {r.video_id: r.reason_code for r in open_context(request).store.ledger("ingest").rows().values()}
+    wrong = {"broken": "broken_image", "mute": "missing_caption", "blank": "empty_caption"}
+    assert {name: reason for name, reason in reasons.items() if reason} == wrong
+    assert len(read_index(Path(refs["encode"].uri))) == 8
+    # One changed caption draws no picture again; one changed picture draws that one.
+    made = next((home / "datasets").glob("image_text-*/made.jsonl"))
+    assert len(made.read_text().splitlines()) == 8
+    (pictures / "p1.txt").write_text("another caption")
+    Image.new("RGB", (40, 30), (1, 2, 3)).save(pictures / "p2.png")
+    run(request)
+    assert [json.loads(line)["name"] for line in made.read_text().splitlines()[8:]] == ["p2.mp4"]

@@ -55,14 +55,14 @@ def compute(request: RunRequest) -> ArtifactRef:
         write_json(folder / SOURCES_FILE, context.sources.digests)
 
     ref = context.publish("ingest", "clips", write, counts=status_counts(index), failed=failed_ids(index))
-    _rows_of.cache_clear()
     context.log_dataset("ingest", len(rows), "ingest")
     return ref
 
 
 def read_rows(context: RunContext) -> list[SourceRow]:
     """The clips of the recipe with their files, in manifest order."""
-    return list(_rows_of(context.folder("ingest")))
+    folder = context.folder("ingest")
+    return list(_rows_of(folder, (folder / CLIPS_FILE).stat().st_mtime_ns))
 
 
 def read_clips(context: RunContext) -> list[Clip]:
@@ -71,7 +71,7 @@ def read_clips(context: RunContext) -> list[Clip]:
 
 
 @lru_cache(maxsize=4)
-def _rows_of(artifact: Path) -> tuple[SourceRow, ...]:
+def _rows_of(artifact: Path, mtime_ns: int) -> tuple[SourceRow, ...]:
     return tuple(read_artifact_rows(artifact))
 
 
