@@ -63,7 +63,8 @@ def results(document: dict[str, Any]) -> None:
     left.set_xticks(range(len(rows)), list(rows), rotation=20)
     left.set_ylabel("right of two, %")
     left.set_title("unseen combinations, 3 seeds, 95 % intervals", fontsize=10)
-    left.legend(fontsize=8, loc="lower left")
+    left.set_ylim(0, 122)
+    left.legend(fontsize=8, loc="upper center", ncols=3)
     for knob, colour, factor, unit in (
         ("caption_noise", "#2f6fb7", 1.0, "false yes rate"),
         ("group_correlation", "#d9822b", 1.0, "skew of group warm"),
