@@ -25,6 +25,7 @@ from vlmvid.artifacts.digests import sha256_text
 from vlmvid.errors import TrackingError
 from vlmvid.tracking.base import RegisteredModel, StageRun
 from vlmvid.tracking.environment import code_tags, environment, file_bytes, serving_requirements
+from vlmvid.tracking.filters import in_batches, quoted, tags_filter
 from vlmvid.tracking.outage import Refused, Unreachable, probe, without_password
 from vlmvid.tracking.spool import Record
 from vlmvid.tracking.spooled import OpenRun, RunSpec, RunVanished, SpooledTracker
@@ -35,7 +36,6 @@ _PARENT = "mlflow.parentRunId"
 _MAX_DIGEST_CHARS = 36
 # MLflow would write addresses to stdout, which belongs to --json, and bars to stderr.
 _QUIET_SETTINGS = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
-_ITEMS_PER_BATCH = 100
 _SHORT_SECONDS = 5
 _UPLOAD_BYTES_PER_SECOND = 2_000_000
 # MLflow reads its limits from the environment at each call, so calls of one process take turns.
@@ -67,7 +67,7 @@ class MlflowBackend:
         with _calls(_SHORT_SECONDS):
             client = self.client()
             identity = {**spec.identity, **({_PARENT: parent_id} if parent_id else {})}
-            found = client.search_runs([self._experiment_of(client)], _tags_filter(identity), max_results=1)
+            found = client.search_runs([self._experiment_of(client)], tags_filter(identity), max_results=1)
             return self._reopen(client, found[0], spec) if found else self._create(client, spec, identity)
 
     def send(self, run: OpenRun, records: list[Record]) -> list[str]:
@@ -90,7 +90,7 @@ class MlflowBackend:
         """End children that a killed process left running."""
         with _calls(_SHORT_SECONDS):
             client = self.client()
-            where = f"{_tags_filter({_PARENT: parent_id})} and attributes.status = 'RUNNING'"
+            where = f"{tags_filter({_PARENT: parent_id})} and attributes.status = 'RUNNING'"
             for run in client.search_runs([self._experiment_of(client)], where):
                 client.set_terminated(run.info.run_id, "KILLED")
 
@@ -137,7 +137,7 @@ class MlflowBackend:
         """Whether the stage was computed here and, if not, which run did it."""
         if spec.computed:
             return {"vlmvid.cached": "false"}
-        where = _tags_filter({**spec.identity, "vlmvid.cached": "false"})
+        where = tags_filter({**spec.identity, "vlmvid.cached": "false"})
         producers = client.search_runs([self._experiment_of(client)], where, max_results=1)
         return {"vlmvid.cached": "true", **({"vlmvid.produced_by": producers[0].info.run_id} if producers else {})}
 
@@ -184,7 +184,7 @@ class MlflowTracker(SpooledTracker):
         all_tags = {**tags, _FINGERPRINT: fingerprint}
         with _calls(None):
             client = self._mlflow.client()
-            where = f"name = {_quoted(model_name)} and {_tags_filter({_FINGERPRINT: fingerprint})}"
+            where = f"name = {quoted(model_name)} and {tags_filter({_FINGERPRINT: fingerprint})}"
             known = sorted(int(version.version) for version in client.search_model_versions(where))
             if known:
                 version = str(known[0])
@@ -307,9 +307,9 @@ def _send_values(client: MlflowClient, run: OpenRun, records: list[Record]) -> l
     tags = {r["key"]: r["value"] for r in records if r["kind"] == "tag"}
     if metrics:
         client.log_batch(run.run_id, metrics=metrics, synchronous=True)
-    for part in _parts(params):
+    for part in in_batches(params):
         client.log_batch(run.run_id, params=[Param(*item) for item in part], synchronous=True)
-    for part in _parts(tags):
+    for part in in_batches(tags):
         client.log_batch(run.run_id, tags=[RunTag(*item) for item in part], synchronous=True)
     run.params.update(params)
     return left_out
@@ -384,17 +384,3 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def _tags_filter(tags: Mapping[str, str]) -> str:
-    return " and ".join(f"tags.`{key}` = {_quoted(value)}" for key, value in tags.items())
-
-
-def _quoted(value: str) -> str:
-    return f'"{value}"' if "'" in value else f"'{value}'"
-
-
-def _parts(items: Mapping[str, str]) -> Iterator[list[tuple[str, str]]]:
-    pairs = list(items.items())
-    for start in range(0, len(pairs), _ITEMS_PER_BATCH):
-        yield pairs[start : start + _ITEMS_PER_BATCH]
