@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,16 @@ REGISTER = {"register": {"model_name": "tiny-model"}}
 STAGES = ["ingest", "decode", "encode", "align", "evaluate", "register"]
 
 
-def flow_runs() -> list[tuple[str, str]]:
+def task_runs_since(start: datetime) -> list[tuple[str, str]]:
+    """Names and states of the task runs of this test; the server is shared by the session."""
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import TaskRunFilter, TaskRunFilterStartTime
 
     async def read() -> list[tuple[str, str]]:
         async with get_client() as client:
-            return [(run.name, run.state_name or "") for run in await client.read_task_runs(limit=200)]
+            after = TaskRunFilter(start_time=TaskRunFilterStartTime(after_=start))
+            runs = await client.read_task_runs(task_run_filter=after, limit=200)
+            return [(run.name, run.state_name or "") for run in runs]
 
     return asyncio.run(read())
 
@@ -44,9 +49,11 @@ def test_the_flow_runs_records_and_registers_once(prefect_api: str, tracked_home
     from flows.pipeline import pipeline
 
     recipe = write_recipe(tmp_path, write_dataset(tmp_path), **REGISTER)
+    started = datetime.now(UTC)
     first = pipeline(str(recipe))
     assert list(first) == STAGES
-    names = dict(flow_runs())
+    names = dict(task_runs_since(started))
+    assert len(names) == len(task_runs_since(started))
     assert names["decode shard 1"] == names["decode shard 3"] == names["encode index"] == "Completed"
     recorded = runs_of(tracked_home)
     parents = [run for run in recorded if "mlflow.parentRunId" not in run.data.tags]

@@ -409,7 +409,42 @@ class TestNothingStale:
         assert found["encode"] == ("run", "1 stored shards are damaged")
         assert found["align"] == ("run", "files of its stored result are missing or damaged")
         refs = run(verify)
+        text = next((home / "clips" / "text").rglob("features.npy"))
+        whole = text.read_bytes()
+        text.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        run(verify)
+        assert [p.read_bytes() for p in (home / "clips" / "text").glob("[!.]*/features.npy")] == [whole]
         assert (Path(refs["evaluate"].uri) / "metrics.json").read_bytes() == metrics
+
+    def test_a_run_beside_another_one_takes_over_its_revisions(
+        self, tmp_path: Path, home: Path, manifest: Path
+    ) -> None:
+        """B works out its keys, A finishes decode with a failed clip, B goes on: both must agree."""
+        from vlmvid.pipeline.context import RunContext
+
+        (tmp_path / "clip8.mp4").write_bytes(b"")
+        request = request_for(tmp_path, home, manifest, ("options.max_failed_fraction=0.5",))
+        other = RunContext(request)
+        assert other.keys.pipeline_key
+        first = run(request)
+        for stage in ("decode", "encode", "align", "evaluate"):
+            other.keys.forget_from(stage)  # type: ignore[arg-type]
+            assert other.keys.key(stage) == first[stage].key, stage  # type: ignore[arg-type]
+            assert other.why_stale(stage) is None, stage  # type: ignore[arg-type]
+
+    def test_an_index_is_stale_when_its_clips_moved_to_another_shard(
+        self, tmp_path: Path, home: Path, manifest: Path
+    ) -> None:
+        request = request_for(tmp_path, home, manifest)
+        run(request, "ingest", "decode", "encode")
+        for file in (home / "clips" / "encode").rglob("features.npy"):
+            file.write_bytes(b"")
+        rows = read_rows(manifest)
+        turned = write_rows(tmp_path / "turned.jsonl", rows[::-1])
+        run(make_request(write_recipe(tmp_path, turned, **NO_TRACKING), home=home), "ingest", "decode", "encode")
+        request = request_for(tmp_path, home, manifest)
+        assert statuses(request)["encode"] == ("run", "10 stored clips are missing or damaged")
+        run(request)
 
     def test_two_processes_share_the_work(self, tmp_path: Path, home: Path, manifest: Path) -> None:
         request = request_for(tmp_path, home, manifest)
@@ -481,6 +516,10 @@ class TestRegistered:
     def test_search_notices_that_its_alias_moved(
         self, tmp_path: Path, home: Path, manifest: Path, tracked: dict[str, Any]
     ) -> None:
+        both = {**tracked, "search": {"model": "models:/m@candidate", "queries": ["something red"], "top_k": 2}}
+        first = statuses(request_for(tmp_path, home, manifest, **both))["search"]
+        assert first[0] == "run" and first[1].startswith("its model is not there yet")
+
         def searching() -> RunRequest:
             sections = {**tracked, "register": None, "align": None, "evaluate": None}
             search = {"model": "models:/m@candidate", "queries": ["something red"], "top_k": 2}

@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +88,9 @@ def staging_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
                 fsync_folder(file)
         fsync_folder(temporary)
         replaced = final.with_name(f"{temporary.name}.replaced")
-        if replace and final.exists():
-            final.rename(replaced)
+        if replace:
+            with suppress(FileNotFoundError):
+                final.rename(replaced)
         try:
             temporary.rename(final)
         except OSError:

@@ -147,11 +147,15 @@ class RunContext:
 
     def _why_index_stale(self, stage: str, folder: Path) -> str | None:
         damaged = self.store.verify_clips(stage)
+        if stage == "encode":
+            damaged += self.store.verify_clips("text")
         if damaged:
             return f"{len(damaged)} stored shards are damaged"
         index = read_index(folder)
-        keys = [row.key for row in index if row.status == "ok"]
-        missing = len(set(keys)) - len(self.store.clips(stage).rows(set(keys)))
+        located = {row.key: row.location for row in index if row.status == "ok"}
+        known = self.store.clips(stage).rows(located)
+        # Elsewhere is missing too: the index would lead to a shard that is gone.
+        missing = sum(known.get(key) != location for key, location in located.items())
         if missing:
             return f"{missing} stored clips are missing or damaged"
         if stage != "decode":

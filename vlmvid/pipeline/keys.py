@@ -13,6 +13,7 @@ from vlmvid.config import Recipe
 from vlmvid.config.base import Config
 from vlmvid.config.schema import StageName
 from vlmvid.errors import ConfigError
+from vlmvid.tracking.outage import without_password
 
 if TYPE_CHECKING:
     from vlmvid.pipeline.sources import Sources
@@ -68,8 +69,14 @@ class StageKeys:
         """The stage key of `stage`."""
         return self.parts(stage).key
 
+    def forget_from(self, stage: StageName) -> None:
+        """Work out the parts of `stage` and what follows anew: a revision before them may have changed."""
+        order = self._recipe.stages()
+        for later in order[order.index(stage) :]:
+            self._parts.pop(later, None)
+
     def forget_after(self, stage: StageName) -> None:
-        """Drop the parts of the stages after `stage`: its revision may have changed."""
+        """Work out the parts of what follows `stage` anew."""
         order = self._recipe.stages()
         for later in order[order.index(stage) + 1 :]:
             self._parts.pop(later, None)
@@ -187,7 +194,7 @@ class StageKeys:
         parts = self._make(
             "register", before, {"register": _dump(self._recipe.register_), "decode": self._decode_config}
         )
-        return parts.model_copy(update={"inputs": {**parts.inputs, "registry": self._registry_uri()}})
+        return parts.model_copy(update={"inputs": {**parts.inputs, "registry": without_password(self._registry_uri())}})
 
     def _search(self) -> KeyParts:
         config = _dump(self._recipe.search)

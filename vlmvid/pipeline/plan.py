@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from vlmvid.config import Config
 from vlmvid.config.schema import StageName
-from vlmvid.errors import ConfigError
+from vlmvid.errors import ArtifactError, ConfigError, TrackingError
 from vlmvid.pipeline.context import open_context
 from vlmvid.pipeline.keys import TEXT_SUFFIX
 from vlmvid.pipeline.request import RunRequest
@@ -28,7 +28,14 @@ def plan(request: RunRequest) -> list[StagePlan]:
     plans: list[StagePlan] = []
     changed: set[str] = set()
     for stage in context.recipe.stages():
-        parts = context.keys.parts(stage)
+        try:
+            parts = context.keys.parts(stage)
+        except (ArtifactError, TrackingError) as error:
+            if stage != "search":
+                raise
+            # Its model may be registered by this very run.
+            plans.append(StagePlan(name=stage, status="run", key="", reason=f"its model is not there yet: {error}"))
+            continue
         stale = context.why_stale(stage)
         if stale is None:
             plans.append(StagePlan(name=stage, status="cached", key=parts.key, reason="same inputs, config and code"))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
+
 from vlmvid.evaluation.tasks import TASKS
 from vlmvid.pipeline.context import open_context
 from vlmvid.pipeline.encode import vision_backbone
 from vlmvid.pipeline.plan import plan
 from vlmvid.pipeline.request import RunRequest
 from vlmvid.pipeline.texts import text_encoder
+
+logger = logging.getLogger(__name__)
 
 
 def preflight(request: RunRequest) -> None:
@@ -16,7 +20,9 @@ def preflight(request: RunRequest) -> None:
     Names of tasks, the device, and, when something is to be encoded, that the backbone and the
     text encoder load and give the features that are asked for.
     """
+    request = request.model_copy(update={"verify": False})  # the run itself will hash everything again
     context = open_context(request)
+    resolved = context.device
     stages = {stage.name: stage.status for stage in plan(request)}
     if context.recipe.evaluate is not None:
         for name in context.recipe.evaluate.tasks:
@@ -24,3 +30,4 @@ def preflight(request: RunRequest) -> None:
     if stages["encode"] == "run":
         vision_backbone(context)
         text_encoder(context)
+    logger.debug("preflight of %s on %s: in order", context.recipe.name, resolved)

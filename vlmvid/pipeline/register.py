@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import tempfile
 from pathlib import Path
 
 from vlmvid.artifacts import ArtifactRef
 from vlmvid.artifacts.files import read_json, write_json
-from vlmvid.errors import TrackingError
+from vlmvid.errors import ArtifactError, TrackingError
 from vlmvid.pipeline.context import RunContext, open_context
 from vlmvid.pipeline.encode import vision_backbone
 from vlmvid.pipeline.request import RunRequest
@@ -28,7 +29,8 @@ def compute(request: RunRequest) -> ArtifactRef:
     """
     context = open_context(request)
     folder = context.store.home / "models" / context.keys.key("register")
-    if not (folder / "model.json").is_file():
+    if not (folder / "model.json").is_file() or (request.verify and not _is_whole(folder)):
+        shutil.rmtree(folder, ignore_errors=True)
         _build(context, folder)
         context.store.events.emit("model.built", stage=STAGE)
     answer = _answer(context, folder)
@@ -48,12 +50,23 @@ def confirm(request: RunRequest, ref: ArtifactRef) -> ArtifactRef:
     context = open_context(request)
     known = read_registered(Path(ref.uri))
     folder = Path(str(known["model_folder"]))
-    if not (folder / "model.json").is_file():
+    if not (folder / "model.json").is_file() or (request.verify and not _is_whole(folder)):
         return compute(request)
     answer = _answer(context, folder)
     if answer == known or answer["uri"] is None:
         return ref
     return compute(request)
+
+
+def _is_whole(folder: Path) -> bool:
+    from vlmvid.serving.model_folder import verify_model_folder
+
+    try:
+        verify_model_folder(folder)
+    except ArtifactError as error:
+        logger.warning("register: %s; the model folder is built again", error)
+        return False
+    return True
 
 
 def _answer(context: RunContext, folder: Path) -> dict[str, str | None]:

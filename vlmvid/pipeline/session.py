@@ -60,14 +60,20 @@ def stage_run(request: RunRequest, stage: StageName) -> Iterator[ArtifactRef | N
 
 
 def _stage(context: RunContext, stage: StageName) -> Iterator[ArtifactRef | None]:
+    # What comes before may have been finished by another process since the keys were worked out.
+    context.keys.forget_from(stage)
     key = context.keys.key(stage)
-    if context.why_stale(stage) is None:
+    reason = context.why_stale(stage)
+    if reason is None and stage != "register":  # which looks after its registry even when cached
         yield from _tracked(context, stage, None)
         return
+    before = context.store.manifest(stage, key)
     with context.store.lock(stage, key):
-        # Another process may have done the work while we waited for it.
         context.store.refresh()
-        yield from _tracked(context, stage, context.why_stale(stage))
+        after = context.store.manifest(stage, key)
+        if after is not None and (before is None or after.created_seconds != before.created_seconds):
+            reason = context.why_stale(stage)  # another process published while we waited for it
+        yield from _tracked(context, stage, reason)
 
 
 def _tracked(context: RunContext, stage: StageName, reason: str | None) -> Iterator[ArtifactRef | None]:

@@ -13,7 +13,7 @@ from vlmvid.pipeline.evaluate import REPORT_FILE
 from vlmvid.pipeline.register import read_registered
 from vlmvid.pipeline.request import RunRequest
 from vlmvid.pipeline.search import read_hits
-from vlmvid.tracking import resolve_tracking_uri
+from vlmvid.tracking.outage import without_password
 from vlmvid.types import MetricResult
 
 
@@ -87,7 +87,7 @@ def _places(document: dict[str, Any]) -> list[tuple[str, str]]:
 def _tracking(context: RunContext) -> dict[str, Any]:
     if not context.recipe.tracking.enabled:
         return {"uri": None, "command": "", "gaps": []}
-    uri = resolve_tracking_uri(context.recipe.tracking.uri, context.store.home)
+    uri = without_password(context.registry_uri)
     command = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
     return {"uri": uri, "command": command, "gaps": list(context.tracker.gaps)}
 
