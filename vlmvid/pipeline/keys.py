@@ -72,7 +72,7 @@ class StageKeys:
     def forget_from(self, stage: StageName) -> None:
         """Work out the parts of `stage` and what follows anew: a revision before them may have changed."""
         order = self._recipe.stages()
-        for later in order[order.index(stage) :]:
+        for later in order[order.index(stage) :] if stage in order else ():
             self._parts.pop(later, None)
 
     def forget_after(self, stage: StageName) -> None:

@@ -50,7 +50,7 @@ def run(data: EvaluationData, config: EvaluateConfig) -> TaskResult:
     protocol = (
         f"retrieval on split {config.split!r}: T2V ranks {len(data.clips)} clips for each of {len(captions)} captions; "
         f"V2T ranks all captions for each of {len(captioned)} clips by its best own caption; ties count against the "
-        f"model; a caption's only relevant clip is its own, also for the {shared} captions that repeat an earlier one; "
+        f"model; {shared} captions repeat an earlier text, and a caption's only relevant clip is its own all the same; "
         "no re-ranking; intervals clustered by video"
     )
     metrics = (*_metrics(t2v, config), *_metrics(v2t, config))
