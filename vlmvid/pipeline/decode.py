@@ -45,7 +45,7 @@ def run_shard(request: RunRequest, job: ShardJob) -> ShardReport:
     context = open_context(request)
     by_id = {row.clip.video_id: row for row in read_rows(context)}
     ledger = context.store.ledger(STAGE)
-    attempts = {key: row.attempts for key, row in ledger.rows().items()}
+    attempts: dict[str, int] | None = None  # read only when a clip fails: the ledger holds every clip
     good: list[tuple[str, str, FrameBatch]] = []
     bad: list[LedgerRow] = []
     for video_id in job.video_ids:
@@ -56,6 +56,8 @@ def run_shard(request: RunRequest, job: ShardJob) -> ShardReport:
             good.append((video_id, key, outcome))
         else:
             status = "failed_transient" if outcome.transient else "failed_permanent"
+            if attempts is None:
+                attempts = {known: entry.attempts for known, entry in ledger.rows().items()}
             bad.append(
                 LedgerRow.model_validate(
                     {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import pyarrow as pa
@@ -41,8 +42,13 @@ def write_index(rows: Sequence[IndexRow], folder: Path) -> None:
 
 
 def read_index(folder: Path) -> list[IndexRow]:
-    """The rows of a stage's index, in manifest order."""
-    return [IndexRow.model_validate(row) for row in pq.read_table(folder / INDEX_FILE).to_pylist()]
+    """The rows of a stage's index, in manifest order; parsed once per file, because every shard asks."""
+    return list(_parsed(folder, (folder / INDEX_FILE).stat().st_mtime_ns))
+
+
+@lru_cache(maxsize=4)
+def _parsed(folder: Path, mtime_ns: int) -> tuple[IndexRow, ...]:
+    return tuple(IndexRow.model_validate(row) for row in pq.read_table(folder / INDEX_FILE).to_pylist())
 
 
 def make_index(keys: Sequence[tuple[str, str]], rows: dict[str, Row], ledger: dict[str, LedgerRow]) -> list[IndexRow]:
