@@ -294,13 +294,14 @@ def test_stored_features_are_those_of_the_frames(tmp_path: Path, home: Path, man
     """The oracle: decode and encode one clip by hand."""
     from vlmvid.models.backbones import load_vision_backbone
     from vlmvid.video.clip_decoder import decode_clip
+    from vlmvid.video.options import ClipJob
 
     request = request_for(tmp_path, home, manifest)
     refs = run(request, "ingest", "decode", "encode")
     context = open_context(request)
     row = next(r for r in read_index(Path(refs["encode"].uri)) if r.video_id == "v7")
     stored = context.store.clips("encode").gather("features", [row.location])[0]
-    batch = decode_clip(tmp_path / "clip7.mp4", start_seconds=0.0, end_seconds=None, config=context.recipe.decode)
+    batch = decode_clip(ClipJob(str(tmp_path / "clip7.mp4")), context.recipe.decode)
     by_hand = load_vision_backbone(context.recipe.encode.vision).encode_frames(batch.frames)
     np.testing.assert_allclose(stored, by_hand, atol=1e-5)
 
@@ -361,10 +362,10 @@ class TestNothingStale:
         request = request_for(tmp_path, home, manifest, ("options.max_failed_fraction=0.5",))
         original = clip_decoder.decode_clip
 
-        def failing(path: str, **kwargs: Any) -> Any:
-            if "clip8" in str(path):
+        def failing(job: Any, *args: Any, **kwargs: Any) -> Any:
+            if "clip8" in job.path:
                 raise DecodeError("the disk is away", reason_code="io_error", transient=True)
-            return original(path, **kwargs)
+            return original(job, *args, **kwargs)
 
         with monkeypatch.context() as patch:
             patch.setattr(clip_decoder, "decode_clip", failing)

@@ -23,6 +23,7 @@ from vlmvid.serving.model_folder import MANIFEST, verify_model_folder, write_mod
 from vlmvid.tracking import RegisteredModel
 from vlmvid.tracking.mlflow import MlflowTracker
 from vlmvid.video.clip_decoder import decode_clip
+from vlmvid.video.options import ClipJob
 from vlmvid.video.writer import write_mp4
 
 TEXTS = ["a red square moves left", "ein Ball"]
@@ -87,7 +88,7 @@ def test_embeddings_are_normalised_and_repeatable(model_folder: Path) -> None:
     np.testing.assert_array_equal(again.encode_video([clip]), model.encode_video([clip]))
     assert (again.decode, again.info) == (DECODE, {"recipe": "tiny"})
     assert model.encode_video([]).shape == (0, 8) and model.encode_text([]).shape == (0, 8)
-    frames = decode_clip(clip, config=DECODE).frames
+    frames = decode_clip(ClipJob(str(clip)), DECODE).frames
     features = model._vision.encode_frames(frames)[None]
     np.testing.assert_array_equal(model.embed_video_features(features)[0], model.encode_video([clip])[0])
     with pytest.raises(DecodeError):

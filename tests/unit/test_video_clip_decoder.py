@@ -10,8 +10,9 @@ from PIL import Image
 from tests.unit.video_files import FPS, NUM_FRAMES, frame_numbers, write_prefix, write_video
 from vlmvid.config.schema import DecodeConfig
 from vlmvid.errors import ConfigError, DecodeError
-from vlmvid.video import open_video
-from vlmvid.video.clip_decoder import decode_clip
+from vlmvid.types import FrameBatch
+from vlmvid.video import clip_decoder, open_video
+from vlmvid.video.options import ClipJob
 from vlmvid.video.sampling import uniform_indices
 from vlmvid.video.transforms import resize_center_crop
 
@@ -21,6 +22,12 @@ def config(
 ) -> DecodeConfig:
     sampling = {"num_frames": num_frames, "short_video": short_video}
     return DecodeConfig.model_validate({"sampling": sampling, "image_size": image_size, "reader": reader})
+
+
+def decode_clip(
+    path: Path, *, start_seconds: float = 0.0, end_seconds: float | None = None, config: DecodeConfig
+) -> FrameBatch:
+    return clip_decoder.decode_clip(ClipJob(str(path), start_seconds, end_seconds), config)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +46,10 @@ def test_the_whole_file_is_sampled_and_resized(late: Path, reader: str) -> None:
     assert frame_numbers(batch.frames) == expected.tolist()
     np.testing.assert_allclose(batch.pts_seconds, 1 + expected / FPS)
     with open_video(late, reader) as video:
-        np.testing.assert_array_equal(batch.frames, resize_center_crop(video.frames_at(expected).frames, 32))
+        by_pillow = resize_center_crop(video.frames_at(expected).frames, 32)
+    # PyAV scales from YUV in one pass, so the two filters may round apart.
+    difference = np.abs(batch.frames.astype(np.int64) - by_pillow)
+    assert difference.mean() < 1.0 and difference[:, :, 8:, 8:].max() <= 2
 
 
 def test_bounds_count_from_the_first_frame_and_exclude_the_end(late: Path) -> None:

@@ -106,15 +106,12 @@ def _key(context: RunContext, row: SourceRow) -> str:
 
 def _decode(context: RunContext, row: SourceRow) -> FrameBatch | DecodeError:
     from vlmvid.video.clip_decoder import decode_clip
+    from vlmvid.video.options import ClipJob
 
     outcome: FrameBatch | DecodeError
     try:
-        outcome = decode_clip(
-            row.path,
-            start_seconds=row.clip.start_seconds,
-            end_seconds=row.clip.end_seconds,
-            config=context.recipe.decode,
-        )
+        job = ClipJob(row.path, row.clip.start_seconds, row.clip.end_seconds, identity=row.source_sha256)
+        outcome = decode_clip(job, context.recipe.decode)
     except DecodeError as error:
         outcome = error
     except OSError as error:

@@ -17,6 +17,7 @@ from vlmvid.models.saving import load_text, load_vision
 from vlmvid.models.text import TextEncoder
 from vlmvid.serving.model_folder import read_decode, verify_model_folder
 from vlmvid.video.clip_decoder import decode_clip
+from vlmvid.video.options import ClipJob
 
 _CLIPS_PER_BATCH = 64
 
@@ -95,7 +96,7 @@ class VideoTextModel:
         return np.asarray(video @ text.T, dtype=np.float32)
 
     def _features(self, path: Path) -> NDArray[np.float32]:
-        batch = decode_clip(path, start_seconds=0.0, end_seconds=None, config=self.decode)
+        batch = decode_clip(ClipJob(str(path)), self.decode)
         return self._vision.encode_frames(batch.frames)
 
     def _to_tensor(self, values: NDArray[np.floating[Any]]) -> torch.Tensor:

@@ -13,6 +13,7 @@ it counts polls of its decoding thread.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,8 +22,10 @@ from numpy.typing import NDArray
 
 from vlmvid.errors import ConfigError, DecodeError
 from vlmvid.types import FrameBatch
+from vlmvid.video.options import ReaderOptions
 from vlmvid.video.pyav_reader import PyAVReader
 from vlmvid.video.sampling import checked_indices, indices_at_seconds
+from vlmvid.video.transforms import resize_center_crop
 
 _CONTAINERS = ("mp4", "matroska")
 _CODECS = ("h264", "vp9")
@@ -35,13 +38,16 @@ class DecordReader:
     frame an index means.
     """
 
-    def __init__(self, path: str, *, stream_index: int | None = None, num_threads: int = 1) -> None:
+    name = "decord"
+
+    def __init__(self, path: str, options: ReaderOptions) -> None:
         self.path = path
+        self.options = options
         self._decord = _import_decord()
-        self._table = PyAVReader(path, stream_index=stream_index)
+        self._table = PyAVReader(path, replace(options, num_threads=1))
         try:
-            self._refuse_unsupported(stream_index)
-            self._frames = self._open_decord(num_threads)
+            self._refuse_unsupported(options.stream_index)
+            self._frames = self._open_decord(options.num_threads)
         except BaseException:
             self._table.close()
             raise
@@ -77,6 +83,11 @@ class DecordReader:
         return self._table.pts_seconds
 
     @property
+    def is_key(self) -> NDArray[np.bool_]:
+        """Which frames are keyframes, bool (num_frames,)."""
+        return self._table.is_key
+
+    @property
     def is_truncated(self) -> bool:
         """Always False: truncated files are refused."""
         return self._table.is_truncated
@@ -92,7 +103,10 @@ class DecordReader:
             frames = self._frames.get_batch(unique.tolist()).asnumpy()
         except self._decord.DECORDError as error:
             raise self._as_decode_error(error) from error
-        return FrameBatch(np.ascontiguousarray(frames.transpose(0, 3, 1, 2)[slots]), self.pts_seconds[wanted])
+        upright = frames.transpose(0, 3, 1, 2)
+        if self.options.image_size is not None:
+            upright = resize_center_crop(upright, self.options.image_size)
+        return FrameBatch(upright[slots], self.pts_seconds[wanted])
 
     def frames_at_seconds(self, seconds: Sequence[float] | NDArray[np.float64]) -> FrameBatch:
         """The frames on screen at these times; see `VideoReader.frames_at_seconds`."""

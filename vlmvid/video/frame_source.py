@@ -14,6 +14,7 @@ from av.video.stream import VideoStream
 from vlmvid.errors import DecodeError
 from vlmvid.video.containers import as_decode_error, open_container, select_stream
 from vlmvid.video.h264 import is_unreferenced, nal_length_size
+from vlmvid.video.options import ReaderOptions
 from vlmvid.video.packet_index import PacketIndex, counted_index, read_packet_index, whole_packets
 
 Keep = Callable[[int, VideoFrame], None]
@@ -30,10 +31,9 @@ class FrameSource:
     `index` is read on opening. Raises DecodeError when the file cannot be opened or has no frame.
     """
 
-    def __init__(self, path: str, stream_index: int | None, num_threads: int) -> None:
+    def __init__(self, path: str, options: ReaderOptions) -> None:
         self.path = path
-        self._stream_index = stream_index
-        self._num_threads = num_threads
+        self._options = options
         self._open()
         try:
             self.index = self._read_index()
@@ -80,11 +80,11 @@ class FrameSource:
     def _open(self) -> None:
         self._container = open_container(self.path)
         try:
-            self._stream = select_stream(self._container, self.path, self._stream_index)
+            self._stream = select_stream(self._container, self.path, self._options.stream_index)
         except BaseException:
             self._container.close()
             raise
-        self._stream.codec_context.thread_count = self._num_threads
+        self._stream.codec_context.thread_count = self._options.num_threads
         self._stream.codec_context.thread_type = "AUTO"
 
     def _reopen(self) -> None:

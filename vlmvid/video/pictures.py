@@ -8,9 +8,11 @@ from typing import cast
 import numpy as np
 from av.buffer import Buffer
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+
+from vlmvid.video.transforms import center_crop, resize_center_crop, scaled_size
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,19 +71,41 @@ def _orientation_without_matrix(frame: VideoFrame, path: str) -> Orientation:
         return _EXIF_ORIENTATIONS[_TURNS[round(frame.rotation / 90) % 4]]
 
 
-def upright_rgb(frame: VideoFrame, reformatter: VideoReformatter, path: str) -> NDArray[np.uint8]:
-    """The frame of the file `path` as uint8 (H, W, 3) RGB at its own size, turned upright.
+# Widened with the scale when shrinking (antialiased). Without FULL_CHR_H_INT swscale keeps the colours at
+# half the width and rounds greys down by 2; the other two make every CPU give the same bytes.
+_RESIZE = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 
+
+def upright_rgb(
+    frame: VideoFrame, reformatter: VideoReformatter, path: str, image_size: int | None = None
+) -> NDArray[np.uint8]:
+    """The frame of the file `path` as uint8 (H, W, 3) RGB, turned upright.
+
+    With `image_size` S the result is (S, S, 3): the short side scaled to S and the centre cut out.
+    The scaling happens within the conversion from YUV, one pass from the decoder's planes.
     Transparent pixels are laid over white: what is stored beneath them is arbitrary.
     `reformatter` keeps its conversion tables between frames; it belongs to one thread.
     """
-    has_alpha = frame.format.name == "pal8" or any(part.is_alpha for part in frame.format.components)
-    converted = reformatter.reformat(frame, format="rgba" if has_alpha else "rgb24")
-    pixels = cast("NDArray[np.uint8]", converted.to_ndarray())
-    if has_alpha:
-        alpha = pixels[..., 3:].astype(np.uint16)
-        pixels = ((pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-    return turned_upright(pixels, orientation_of(frame, path))
+    orientation = orientation_of(frame, path)
+    if frame.format.name == "pal8" or any(part.is_alpha for part in frame.format.components):
+        upright = turned_upright(_over_white(frame, reformatter), orientation)
+        if image_size is None:
+            return upright
+        # Only after blending: colours beneath transparent pixels must not bleed into their neighbours.
+        return resize_center_crop(upright.transpose(2, 0, 1)[None], image_size)[0].transpose(1, 2, 0)
+    if image_size is None or frame.height == frame.width == image_size:
+        converted = reformatter.reformat(frame, format="rgb24")
+        return turned_upright(cast("NDArray[np.uint8]", converted.to_ndarray()), orientation)
+    height, width = scaled_size(frame.height, frame.width, image_size)
+    scaled = reformatter.reformat(frame, width=width, height=height, format="rgb24", interpolation=_RESIZE, threads=1)
+    return center_crop(turned_upright(cast("NDArray[np.uint8]", scaled.to_ndarray()), orientation), image_size)
+
+
+def _over_white(frame: VideoFrame, reformatter: VideoReformatter) -> NDArray[np.uint8]:
+    pixels = cast("NDArray[np.uint8]", reformatter.reformat(frame, format="rgba").to_ndarray())
+    alpha = pixels[..., 3:].astype(np.uint16)
+    blended: NDArray[np.uint8] = ((pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+    return blended
 
 
 def turned_upright(pixels: NDArray[np.uint8], orientation: Orientation) -> NDArray[np.uint8]:

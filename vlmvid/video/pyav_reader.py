@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from vlmvid.errors import DecodeError
 from vlmvid.types import FrameBatch
 from vlmvid.video.frame_source import FrameSource
+from vlmvid.video.options import ReaderOptions
 from vlmvid.video.packet_index import PacketIndex
 from vlmvid.video.pictures import Orientation, orientation_of, upright_rgb
 from vlmvid.video.sampling import checked_indices, indices_at_seconds
@@ -29,9 +30,12 @@ from vlmvid.video.sampling import checked_indices, indices_at_seconds
 class PyAVReader:
     """`VideoReader` on PyAV; see `vlmvid.video.reader.open_video` for arguments and errors."""
 
-    def __init__(self, path: str, *, stream_index: int | None = None, num_threads: int = 1) -> None:
+    name = "pyav"
+
+    def __init__(self, path: str, options: ReaderOptions = ReaderOptions()) -> None:  # noqa: B008 - a frozen value
         self.path = path
-        self._source = FrameSource(path, stream_index, num_threads)
+        self.options = options
+        self._source = FrameSource(path, options)
         self._reformatter = VideoReformatter()
 
     @property
@@ -70,6 +74,11 @@ class PyAVReader:
         """Presentation time of every frame, float64 (num_frames,)."""
         return self.index.seconds(self.index.pts)
 
+    @cached_property
+    def is_key(self) -> NDArray[np.bool_]:
+        """Which frames are keyframes, bool (num_frames,)."""
+        return np.isin(self.index.pts, self.index.key_pts)
+
     @property
     def is_truncated(self) -> bool:
         """True when the file ends before the frames that its index declares."""
@@ -100,19 +109,20 @@ class PyAVReader:
         batch: list[NDArray[np.uint8]] = []
 
         def keep(number: int, frame: VideoFrame) -> None:
-            picture = upright_rgb(frame, self._reformatter, self.path)
+            picture = upright_rgb(frame, self._reformatter, self.path, self.options.image_size)
             if not batch:
-                batch.append(np.empty((wanted.size, 3, *picture.shape[:2]), dtype=np.uint8))
-            if picture.shape[:2] != batch[0].shape[2:]:
+                batch.append(np.empty((wanted.size, *picture.shape), dtype=np.uint8))
+            if picture.shape != batch[0].shape[1:]:
                 raise DecodeError(
-                    f"{self.path}: the picture size changes from {batch[0].shape[2:]} to {picture.shape[:2]} at frame "
+                    f"{self.path}: the picture size changes from {batch[0].shape[1:3]} to {picture.shape[:2]} at frame "
                     f"{number}; encode the file again with one size",
                     reason_code="decode_error",
                 )
-            batch[0][wanted == number] = picture.transpose(2, 0, 1)
+            batch[0][wanted == number] = picture
 
         self._source.decode(np.unique(wanted).tolist(), keep)
-        return FrameBatch(batch[0], self.pts_seconds[wanted])
+        # A view: the memory stays (T, H, W, 3), as the converter wrote it.
+        return FrameBatch(batch[0].transpose(0, 3, 1, 2), self.pts_seconds[wanted])
 
     def frames_at_seconds(self, seconds: Sequence[float] | NDArray[np.float64]) -> FrameBatch:
         """The frames on screen at these times; see `VideoReader.frames_at_seconds`."""

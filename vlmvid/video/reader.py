@@ -13,15 +13,21 @@ from numpy.typing import NDArray
 from vlmvid.errors import ConfigError
 from vlmvid.registry import Registry
 from vlmvid.types import FrameBatch
+from vlmvid.video.options import MAX_FRAME_PIXELS, ReaderOptions
 
 
 class VideoReader(Protocol):
     """One open video file whose frames are numbered in presentation order.
 
     All times are on the file's own clock: `pts_seconds[0]` is not 0 when the stream starts late.
-    Frames are upright (the file's rotation and mirroring are applied) and keep their full size.
+    Frames are upright (the file's rotation and mirroring are applied); they keep their full size,
+    unless `ReaderOptions.image_size` asks for squares.
     A reader belongs to one thread and one process: open it where it is used.
     """
+
+    @property
+    def name(self) -> str:
+        """Registered name of the reader, e.g. ``pyav``; with ``auto``, the one that was chosen."""
 
     @property
     def num_frames(self) -> int:
@@ -37,15 +43,19 @@ class VideoReader(Protocol):
 
     @property
     def width(self) -> int:
-        """Width of an upright frame in pixels."""
+        """Width in pixels of the frames that `frames_at` gives."""
 
     @property
     def height(self) -> int:
-        """Height of an upright frame in pixels."""
+        """Height in pixels of the frames that `frames_at` gives."""
 
     @property
     def pts_seconds(self) -> NDArray[np.float64]:
         """Presentation time of every frame, float64 (num_frames,), strictly increasing."""
+
+    @property
+    def is_key(self) -> NDArray[np.bool_]:
+        """Which frames are keyframes, bool (num_frames,)."""
 
     @property
     def is_truncated(self) -> bool:
@@ -73,31 +83,38 @@ class VideoReader(Protocol):
     ) -> None: ...
 
 
-OpenReader = Callable[[str, int | None, int], VideoReader]
+OpenReader = Callable[[str, ReaderOptions], VideoReader]
 
 
 # Imports stand inside the functions so that listing the readers loads neither library.
-def _open_pyav(path: str, stream_index: int | None, num_threads: int) -> VideoReader:
+def _open_pyav(path: str, options: ReaderOptions) -> VideoReader:
     from vlmvid.video.pyav_reader import PyAVReader
 
-    return PyAVReader(path, stream_index=stream_index, num_threads=num_threads)
+    return PyAVReader(path, options)
 
 
-def _open_decord(path: str, stream_index: int | None, num_threads: int) -> VideoReader:
+def _open_decord(path: str, options: ReaderOptions) -> VideoReader:
     from vlmvid.video.decord_reader import DecordReader
 
-    return DecordReader(path, stream_index=stream_index, num_threads=num_threads)
+    return DecordReader(path, options)
 
 
 READERS: Registry[OpenReader] = Registry("video reader")
-"""Readers by name; each entry is called as ``(path, stream_index, num_threads)``."""
+"""Readers by name; each entry is called as ``(path, options)``."""
 
 READERS.register("pyav", _open_pyav)
 READERS.register("decord", _open_decord)
 
 
 def open_video(
-    path: str | os.PathLike[str], reader: str = "auto", stream_index: int | None = None, *, num_threads: int = 1
+    path: str | os.PathLike[str],
+    reader: str = "auto",
+    stream_index: int | None = None,
+    *,
+    num_threads: int = 1,
+    image_size: int | None = None,
+    max_frame_pixels: int = MAX_FRAME_PIXELS,
+    index_path: str | None = None,
 ) -> VideoReader:
     """Open a local video file for exact random access; use it as a context manager.
 
@@ -110,14 +127,28 @@ def open_video(
         stream_index: number of the stream in the container; None takes the best video stream, as
             FFmpeg defines it.
         num_threads: decoding threads. One is best where many files are decoded side by side.
+        image_size: None for frames of full size, else squares; see `ReaderOptions`.
+        max_frame_pixels: a stream with larger frames is refused.
+        index_path: where the packet index of this content is kept between openings.
 
     Raises:
-        ConfigError: unknown reader, or `stream_index` is no video stream.
+        ConfigError: unknown reader, `stream_index` is no video stream, or a number below 1.
         DecodeError: the file cannot be read; reason codes are ``missing_file``, ``empty_file``,
             ``unreadable``, ``no_video_stream``, ``truncated``, ``too_short``, ``decode_error``,
-            ``unsupported`` (decord only) and ``read_error`` (transient).
+            ``frame_too_large``, ``unsupported`` (not by PyAV) and ``read_error`` (transient).
     """
-    if num_threads < 1:
-        raise ConfigError(f"num_threads={num_threads} must be at least 1")
-    open_reader = READERS.get("pyav" if reader == "auto" else reader)
-    return open_reader(os.fspath(path), stream_index, num_threads)
+    for name, value in (
+        ("num_threads", num_threads),
+        ("image_size", image_size),
+        ("max_frame_pixels", max_frame_pixels),
+    ):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name}={value} must be at least 1")
+    options = ReaderOptions(
+        stream_index=stream_index,
+        num_threads=num_threads,
+        image_size=image_size,
+        max_frame_pixels=max_frame_pixels,
+        index_path=index_path,
+    )
+    return READERS.get("pyav" if reader == "auto" else reader)(os.fspath(path), options)

@@ -9,6 +9,18 @@ from PIL import Image
 from vlmvid.errors import ConfigError
 
 
+def scaled_size(height: int, width: int, image_size: int) -> tuple[int, int]:
+    """Height and width in pixels once the short side is `image_size`: the long one is floor(S * long / short)."""
+    short = min(height, width)
+    return image_size * height // short, image_size * width // short
+
+
+def center_crop(pixels: NDArray[np.uint8], image_size: int) -> NDArray[np.uint8]:
+    """The view (S, S, ...) in the middle of `pixels` (H, W, ...); it starts at floor(excess / 2)."""
+    top, left = (pixels.shape[0] - image_size) // 2, (pixels.shape[1] - image_size) // 2
+    return pixels[top : top + image_size, left : left + image_size]
+
+
 def resize_center_crop(frames: NDArray[np.uint8], image_size: int) -> NDArray[np.uint8]:
     """Scale the short side to `image_size`, then cut the centre: uint8 (T, 3, H, W) to (T, 3, S, S).
 
@@ -26,12 +38,10 @@ def resize_center_crop(frames: NDArray[np.uint8], image_size: int) -> NDArray[np
     num_frames, _, height, width = frames.shape
     if height == width == image_size:
         return frames
-    short = min(height, width)
-    new_height, new_width = image_size * height // short, image_size * width // short
-    top, left = (new_height - image_size) // 2, (new_width - image_size) // 2
+    new_height, new_width = scaled_size(height, width, image_size)
     out = np.empty((num_frames, 3, image_size, image_size), dtype=np.uint8)
     for slot, frame in zip(out, frames, strict=True):
         picture = Image.fromarray(np.ascontiguousarray(frame.transpose(1, 2, 0)))
         resized = np.asarray(picture.resize((new_width, new_height), Image.Resampling.BICUBIC))
-        slot[:] = resized[top : top + image_size, left : left + image_size].transpose(2, 0, 1)
+        slot[:] = center_crop(resized, image_size).transpose(2, 0, 1)
     return out
