@@ -1,42 +1,41 @@
-"""Finding frames in an open container: where to seek, what to decode, which frame is which."""
+"""The frames of one file: its packet index, and decoders that share the work of a request."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import av
-from av.container import InputContainer
-from av.packet import Packet
-from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from vlmvid.errors import DecodeError
-from vlmvid.video.containers import as_decode_error, open_container, select_stream
-from vlmvid.video.h264 import is_unreferenced, nal_length_size
+from vlmvid.video.containers import as_decode_error
+from vlmvid.video.gop_decoder import GopDecoder, Keep
+from vlmvid.video.gop_plan import GopRun, plan_runs, share_runs
+from vlmvid.video.index_file import load_index, save_index
 from vlmvid.video.options import ReaderOptions
-from vlmvid.video.packet_index import PacketIndex, counted_index, read_packet_index, whole_packets
+from vlmvid.video.packet_index import PacketIndex, counted_index, read_packet_index
 
-Keep = Callable[[int, VideoFrame], None]
-"""Called once per wanted frame with its index in presentation order."""
-
-# A seek empties the decoder and lands on a packet that must be checked, so decoding up to this
-# many unwanted packets is cheaper.
-_PACKETS_WORTH_A_SEEK = 8
+logger = logging.getLogger(__name__)
 
 
 class FrameSource:
-    """One open container and its packet index; decodes wanted frames once each, in order.
+    """One file and its packet index; decodes wanted frames once each.
 
-    `index` is read on opening. Raises DecodeError when the file cannot be opened or has no frame.
+    With several threads, groups of pictures are decoded side by side, each by a decoder of its own:
+    unlike a decoder's own threads that costs nothing at a seek. A single group gets all the threads.
+
+    The index is loaded or read on opening. Raises DecodeError when the file cannot be opened or has no frame.
     """
 
     def __init__(self, path: str, options: ReaderOptions) -> None:
         self.path = path
         self._options = options
-        self._open()
+        self._decoders = [GopDecoder(path, options, options.num_threads)]
         try:
-            self.index = self._read_index()
+            self.index = self._load_or_read_index()
         except (OSError, av.error.FFmpegError) as error:
             self.close()
             raise as_decode_error(error, path, "index") from error
@@ -45,29 +44,34 @@ class FrameSource:
             raise
 
     @property
-    def container(self) -> InputContainer:
-        """The open container; another object after decoding had to start over."""
-        return self._container
+    def stream(self) -> VideoStream:
+        """The chosen video stream."""
+        return self._decoders[0].stream
 
     @property
-    def stream(self) -> VideoStream:
-        """The chosen stream of `container`."""
-        return self._stream
+    def container_format(self) -> str:
+        """FFmpeg's names of the container format, e.g. ``matroska,webm``."""
+        return self._decoders[0].container.format.name
 
     def close(self) -> None:
         """Release the file."""
-        self._container.close()
+        for decoder in self._decoders:
+            decoder.close()
 
     def decode(self, wanted: list[int], keep: Keep) -> None:
-        """Call `keep` for each of the increasing frame indices `wanted`, in order of decoding.
+        """Call `keep` for each of the increasing frame indices `wanted`, from several threads at once.
 
         Raises DecodeError (``decode_error``, ``truncated``, ``read_error``) when one does not decode.
         """
         try:
             if self.index.counted:
-                missing = self._decode_counting(set(wanted), keep)
+                missing = self._decoders[0].decode_counting(wanted, keep)
             else:
-                missing = self._decode_by_pts(wanted, keep)
+                missing = self._decode_runs(plan_runs(self.index, wanted), keep)
+                # Decoding may be unable to start at a keyframe that is none; from the start of the file
+                # it can. One thread, so that damage is known to the packet.
+                if missing:
+                    missing = self._decoders_for(1, 1)[0].decode_whole(self.index, missing, keep)
         except (OSError, av.error.FFmpegError) as error:
             raise as_decode_error(error, self.path, "decode") from error
         if missing:
@@ -77,156 +81,47 @@ class FrameSource:
                 reason_code="truncated" if self.index.is_truncated else "decode_error",
             )
 
-    def _open(self) -> None:
-        self._container = open_container(self.path)
-        try:
-            self._stream = select_stream(self._container, self.path, self._options.stream_index)
-        except BaseException:
-            self._container.close()
-            raise
-        self._stream.codec_context.thread_count = self._options.num_threads
-        self._stream.codec_context.thread_type = "AUTO"
+    def _decode_runs(self, runs: Sequence[GopRun], keep: Keep) -> set[int]:
+        shares = share_runs(self.index, runs, self._options.num_threads)
+        decoders = self._decoders_for(len(shares), self._options.num_threads // len(shares))
+        if len(shares) == 1:
+            return decoders[0].decode(self.index, shares[0], keep)
+        with ThreadPoolExecutor(len(shares)) as pool:
+            jobs = [pool.submit(d.decode, self.index, share, keep) for d, share in zip(decoders, shares, strict=True)]
+        return set[int]().union(*(job.result() for job in jobs))
 
-    def _reopen(self) -> None:
-        self._container.close()
-        self._open()
+    def _decoders_for(self, count: int, num_threads: int) -> list[GopDecoder]:
+        """`count` open decoders of `num_threads` threads each; they stay open for the next request."""
+        for decoder in self._decoders[:count]:
+            decoder.use_threads(num_threads)
+        while len(self._decoders) < count:
+            self._decoders.append(GopDecoder(self.path, self._options, num_threads))
+        return self._decoders[:count]
+
+    def _load_or_read_index(self) -> PacketIndex:
+        path, size, number = self._options.index_path, os.stat(self.path).st_size, self.stream.index
+        known = load_index(path, file_size=size, stream_index=number) if path else None
+        if known is not None:
+            return known
+        index = self._read_index()
+        if path:
+            try:
+                save_index(path, index, file_size=size, stream_index=number)
+            except OSError as error:
+                logger.warning("the packet index of %s cannot be kept at %s: %s", self.path, path, error)
+        return index
 
     def _read_index(self) -> PacketIndex:
-        index = read_packet_index(self._container, self._stream, self.path)
+        decoder = self._decoders[0]
+        index = read_packet_index(decoder.container, decoder.stream, self.path)
         if index.counted:
-            self._reopen()
-            frame_pts = [frame.pts for frame in self._frames(self._all_packets(), [])]
-            index = counted_index(index, self._stream, frame_pts)
+            frame_pts = [frame.pts for frame in decoder.all_frames([])]
+            index = counted_index(index, decoder.stream, frame_pts)
+        else:
+            decoder.stand_at_end()
         if not len(index):
             raise DecodeError(
                 f"{self.path}: the video stream has no whole frame; copy or encode the file again",
                 reason_code="truncated" if index.is_truncated else "too_short",
             )
         return index
-
-    def _decode_counting(self, wanted: set[int], keep: Keep) -> set[int]:
-        missing = set(wanted)
-        is_damaged = False
-        damaged: list[int] = []
-        self._reopen()
-        for number, frame in enumerate(self._frames(self._all_packets(), damaged)):
-            is_damaged = bool(damaged) or frame.is_corrupt or (is_damaged and not frame.key_frame)
-            damaged.clear()
-            if number in missing and not is_damaged:
-                keep(number, frame)
-                missing.remove(number)
-            if not missing:
-                break
-        return missing
-
-    def _decode_by_pts(self, wanted: list[int], keep: Keep) -> set[int]:
-        # Insertion order is presentation order, so the first key is always the next frame wanted.
-        pending = {int(self.index.pts[number]): number for number in wanted}
-        while pending and self._collect(self._packets_for(_first(pending)), pending, keep, may_stop=True):
-            pass
-        # Decoding may be unable to start at a keyframe that is none; from the start of the file it can.
-        if pending:
-            self._reopen()
-            self._collect(self._all_packets(), pending, keep, may_stop=False)
-        return set(pending.values())
-
-    def _collect(
-        self, packets: Iterable[Packet[VideoStream]], pending: dict[int, int], keep: Keep, *, may_stop: bool
-    ) -> bool:
-        """Decode the frames with the timestamps in `pending` and take the sound ones out of it.
-
-        True when it stopped, as `may_stop` allows, because a seek reaches the next wanted frame sooner.
-        Packets that no wanted frame needs are left out then, too.
-        """
-        length_size = nal_length_size(self._stream) if may_stop else None
-        left = dict(pending)
-        damaged: list[int] = []
-        stopped = False
-
-        def fed() -> Iterator[Packet[VideoStream]]:
-            for packet in self._counted(packets):
-                if stopped:
-                    return
-                if length_size is None or packet.pts in left or not is_unreferenced(packet, length_size):
-                    yield packet
-
-        # After the last wanted frame the decoder is still emptied: frames that it refers to may come
-        # out behind it, and tell of damage only then.
-        for frame in self._frames(fed(), damaged):
-            if frame.is_corrupt:
-                damaged.append(self.index.decode_position(frame.pts))
-            elif frame.pts in left:
-                keep(left.pop(frame.pts), frame)
-                stopped = stopped or not left or (may_stop and self._is_seek_cheaper(_first(left)))
-        for pts in [pts for pts in pending if pts not in left and not self._depends_on_any(pts, damaged)]:
-            del pending[pts]
-        return stopped and bool(left) and len(left) == len(pending)
-
-    def _is_seek_cheaper(self, pts: int) -> bool:
-        key = self.index.key_number(pts)
-        return key >= 0 and int(self.index.key_positions[key]) - self._position > _PACKETS_WORTH_A_SEEK
-
-    def _depends_on_any(self, pts: int, damaged: list[int]) -> bool:
-        """True when a damaged packet stands in decode order between this frame's keyframe and itself."""
-        key = self.index.key_number(pts)
-        start = int(self.index.key_positions[key]) if key >= 0 else 0
-        return any(start <= position <= self.index.decode_position(pts) for position in damaged)
-
-    def _packets_for(self, pts: int) -> Iterable[Packet[VideoStream]]:
-        """Packets from the last keyframe at or before `pts`; from an earlier one where seeking is coarse.
-
-        Containers search by decoding time or by byte, so a seek may land behind the keyframe that is
-        needed. The landing is checked, and the file is read from its start when no seek serves.
-        """
-        key = self.index.key_number(pts)
-        targets = [pts, *self.index.key_pts[max(0, key - 1) : key + 1][::-1].tolist()] if key >= 0 else []
-        for target in targets:
-            try:
-                self._container.seek(target, stream=self._stream)
-            except av.error.FFmpegError:
-                break
-            landed = self._land(int(self.index.key_positions[key]))
-            if landed is not None:
-                return landed
-        self._reopen()
-        return self._all_packets()
-
-    def _land(self, last_position: int) -> Iterable[Packet[VideoStream]] | None:
-        """Packets from the first keyframe after a seek, or None when it lies behind `last_position`."""
-        packets = whole_packets(self._container, self._stream)
-        for packet in packets:
-            position = self._key_position(packet)
-            if position is not None:
-                self._position = position
-                return chain((packet,), packets) if position <= last_position else None
-        return None
-
-    def _key_position(self, packet: Packet[VideoStream]) -> int | None:
-        if not packet.is_keyframe or packet.pts is None:
-            return None
-        key = self.index.key_number(packet.pts)
-        return int(self.index.key_positions[key]) if key >= 0 and self.index.key_pts[key] == packet.pts else None
-
-    def _all_packets(self) -> Iterable[Packet[VideoStream]]:
-        self._position = 0
-        return whole_packets(self._container, self._stream)
-
-    def _counted(self, packets: Iterable[Packet[VideoStream]]) -> Iterator[Packet[VideoStream]]:
-        for packet in packets:
-            self._position += 1
-            yield packet
-
-    def _frames(self, packets: Iterable[Packet[VideoStream]], damaged: list[int]) -> Iterator[VideoFrame]:
-        """What the decoder gives for `packets`; the places of damaged ones are added to `damaged`.
-
-        A damaged packet does not end the decoding: frames that do not depend on it are sound.
-        """
-        for packet in chain(packets, (None,)):
-            try:
-                yield from self._stream.decode(packet)
-            except av.error.InvalidDataError:
-                damaged.append(self._position - 1)
-
-
-def _first(pending: dict[int, int]) -> int:
-    return next(iter(pending))

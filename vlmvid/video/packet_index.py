@@ -2,14 +2,14 @@
 
 Headers lie: they over-report frame counts, and their average rate says nothing about a variable
 one. One pass over the packets gives the timestamp of every frame, the keyframes from which each
-can be reached, and whether the file ends too early.
+can be reached, which packets nothing refers to, and whether the file ends too early.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import av
@@ -19,7 +19,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from vlmvid.video.h264 import is_instant_refresh, nal_length_size
+from vlmvid.video.references import ReferenceReader
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,14 @@ class PacketIndex:
         positions: int64 (num_frames,), each frame's place among the packets in decode order.
         key_pts: int64 (K,), increasing presentation times of the keyframes.
         key_positions: int64 (K,), the keyframes' places in decode order.
+        packet_sizes: int64 (num_packets,), bytes of each packet in decode order.
+        unreferenced: bool (num_packets,), packets whose picture no other one refers to, in decode
+            order; all False for codecs that do not say.
         end_pts: when the last frame leaves the screen, in ticks.
         counted: True when packets do not tell the frames apart (timestamps missing or repeated);
             then frames are found by decoding from the start and counting.
-        keys_refresh: False when some H.264 keyframe is no clean start (open groups of pictures, intra refresh).
+        keys_refresh: False when some H.264 or HEVC keyframe is no clean start (open groups of
+            pictures, intra refresh).
         is_truncated: True when the file ends before its last declared packet.
     """
 
@@ -44,6 +48,8 @@ class PacketIndex:
     positions: NDArray[np.int64]
     key_pts: NDArray[np.int64]
     key_positions: NDArray[np.int64]
+    packet_sizes: NDArray[np.int64]
+    unreferenced: NDArray[np.bool_]
     end_pts: int
     counted: bool
     keys_refresh: bool
@@ -91,52 +97,70 @@ def whole_packets(container: InputContainer, stream: VideoStream) -> Iterator[Pa
             yield packet
 
 
+@dataclass(slots=True)
+class _Pass:
+    """What one pass over the packets gathers, in decode order."""
+
+    shown: list[tuple[int | None, int]]
+    keys: list[tuple[int, int]]
+    durations: dict[int | None, int]
+    sizes: list[int]
+    layers: list[int]
+    is_truncated: bool
+    keys_refresh: bool = True
+
+
 def read_packet_index(container: InputContainer, stream: VideoStream, path: str) -> PacketIndex:
     """Demux the whole stream once; the container stands at its end afterwards.
 
     Raises the FFmpeg error of a failing read, except invalid data, which marks the index as truncated.
     """
-    shown: list[tuple[int | None, int]] = []
-    keys: list[tuple[int, int]] = []
-    durations: dict[int | None, int] = {}
-    position = 0
-    is_truncated = _ends_before_its_index(stream, path)
-    keys_refresh = True
-    length_size = nal_length_size(stream)
-    hides_packets = stream.codec_context.name == "vp8"
+    found = _Pass([], [], {}, [], [], _ends_before_its_index(stream, path))
     try:
-        for packet in container.demux(stream):
-            if packet.is_corrupt:
-                is_truncated = True
-            if not packet.size or packet.is_corrupt:
-                continue
-            pts = packet.pts
-            if packet.is_keyframe and pts is not None:
-                keys.append((pts, position))
-                keys_refresh &= length_size is None or is_instant_refresh(packet, length_size)
-            if not packet.is_discard and not (hides_packets and _is_hidden_vp8(packet)):
-                shown.append((pts, position))
-                durations[pts] = packet.duration or 0
-            position += 1
+        _gather(container, stream, found)
     except av.error.InvalidDataError:
-        is_truncated = True
-    times = [pts for pts, _ in shown if pts is not None]
-    counted = len(set(times)) != len(shown)
-    frames = np.array([] if counted else sorted(shown), dtype=np.int64).reshape(-1, 2)
-    key_table = np.array(sorted(keys), dtype=np.int64).reshape(-1, 2)
+        found.is_truncated = True
+    times = [pts for pts, _ in found.shown if pts is not None]
+    counted = len(set(times)) != len(found.shown)
+    frames = np.array([] if counted else sorted(found.shown), dtype=np.int64).reshape(-1, 2)
+    key_table = np.array(sorted(found.keys), dtype=np.int64).reshape(-1, 2)
     last_pts = max(times, default=0)
-    end_pts = last_pts + (durations.get(last_pts) or _ticks_per_frame(stream))
+    end_pts = last_pts + (found.durations.get(last_pts) or _ticks_per_frame(stream))
+    layers = np.array(found.layers, dtype=np.int64)
     return PacketIndex(
         time_base=_time_base(stream),
         pts=frames[:, 0],
         positions=frames[:, 1],
         key_pts=key_table[:, 0],
         key_positions=key_table[:, 1],
+        packet_sizes=np.array(found.sizes, dtype=np.int64),
+        # A picture of a lower temporal layer may serve one of a higher layer, whatever its own says.
+        unreferenced=(layers >= 0) & (layers == layers.max(initial=-1)),
         end_pts=end_pts,
         counted=counted,
-        keys_refresh=keys_refresh,
-        is_truncated=is_truncated or _ends_before_its_tag(stream, end_pts),
+        keys_refresh=found.keys_refresh,
+        is_truncated=found.is_truncated or _ends_before_its_tag(stream, end_pts),
     )
+
+
+def _gather(container: InputContainer, stream: VideoStream, found: _Pass) -> None:
+    references = ReferenceReader.of(stream)
+    hides_packets = stream.codec_context.name == "vp8"
+    for packet in container.demux(stream):
+        if packet.is_corrupt:
+            found.is_truncated = True
+        if not packet.size or packet.is_corrupt:
+            continue
+        pts, position = packet.pts, len(found.sizes)
+        said = references.read(packet) if references else None
+        if packet.is_keyframe and pts is not None:
+            found.keys.append((pts, position))
+            found.keys_refresh &= said is None or said.is_refresh
+        if not packet.is_discard and not (hides_packets and _is_hidden_vp8(packet)):
+            found.shown.append((pts, position))
+            found.durations[pts] = packet.duration or 0
+        found.sizes.append(packet.size)
+        found.layers.append(said.disposable_layer if said else -1)
 
 
 def counted_index(index: PacketIndex, stream: VideoStream, frame_pts: list[int | None]) -> PacketIndex:
@@ -148,16 +172,14 @@ def counted_index(index: PacketIndex, stream: VideoStream, frame_pts: list[int |
     known = [pts for pts in frame_pts if pts is not None]
     rising = len(known) == len(frame_pts) and all(a < b for a, b in zip(known, known[1:], strict=False))
     ticks = known if rising else [step * i for i in range(len(frame_pts))]
-    return PacketIndex(
-        time_base=index.time_base,
+    return replace(
+        index,
         pts=np.array(ticks, dtype=np.int64),
         positions=np.arange(len(ticks), dtype=np.int64),
         key_pts=index.key_pts[:0],
         key_positions=index.key_positions[:0],
         end_pts=(ticks[-1] if ticks else 0) + step,
         counted=True,
-        keys_refresh=index.keys_refresh,
-        is_truncated=index.is_truncated,
     )
 
 

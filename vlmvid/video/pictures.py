@@ -92,7 +92,8 @@ def upright_rgb(
         if image_size is None:
             return upright
         # Only after blending: colours beneath transparent pixels must not bleed into their neighbours.
-        return resize_center_crop(upright.transpose(2, 0, 1)[None], image_size)[0].transpose(1, 2, 0)
+        square = resize_center_crop(upright.transpose(2, 0, 1)[None], image_size)[0]
+        return cast("NDArray[np.uint8]", square.transpose(1, 2, 0))
     if image_size is None or frame.height == frame.width == image_size:
         converted = reformatter.reformat(frame, format="rgb24")
         return turned_upright(cast("NDArray[np.uint8]", converted.to_ndarray()), orientation)

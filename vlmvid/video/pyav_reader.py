@@ -1,17 +1,18 @@
 """Exact random access to video frames with PyAV (FFmpeg).
 
-Timestamps of all packets are read once. Wanted frames are sorted, grouped by the keyframe that
-leads to them, and each group is decoded once; a seek is made only where it skips packets. A frame
-is taken by its timestamp, never by its place after a seek: where a seek lands is up to the
-container, and the first frame decoded there is the keyframe, not the wanted one.
+Timestamps of all packets are read once, and kept if asked. Wanted frames are grouped by the keyframe
+that leads to them, and each group is decoded once (`gop_plan`). A frame is taken by its timestamp,
+never by its place after a seek: where a seek lands is up to the container, and the first frame
+decoded there is the keyframe, not the wanted one.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import cached_property
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 from av.video.frame import VideoFrame
@@ -36,7 +37,7 @@ class PyAVReader:
         self.path = path
         self.options = options
         self._source = FrameSource(path, options)
-        self._reformatter = VideoReformatter()
+        self._local = threading.local()
 
     @property
     def index(self) -> PacketIndex:
@@ -92,7 +93,7 @@ class PyAVReader:
     @property
     def container_format(self) -> str:
         """FFmpeg's names of the container format, e.g. ``matroska,webm``."""
-        return self._source.container.format.name
+        return self._source.container_format
 
     @cached_property
     def orientation(self) -> Orientation:
@@ -107,11 +108,13 @@ class PyAVReader:
         if not wanted.size:
             return FrameBatch(np.empty((0, 3, self.height, self.width), dtype=np.uint8), np.empty(0))
         batch: list[NDArray[np.uint8]] = []
+        lock = threading.Lock()
 
         def keep(number: int, frame: VideoFrame) -> None:
             picture = upright_rgb(frame, self._reformatter, self.path, self.options.image_size)
-            if not batch:
-                batch.append(np.empty((wanted.size, *picture.shape), dtype=np.uint8))
+            with lock:
+                if not batch:
+                    batch.append(np.empty((wanted.size, *picture.shape), dtype=np.uint8))
             if picture.shape != batch[0].shape[1:]:
                 raise DecodeError(
                     f"{self.path}: the picture size changes from {batch[0].shape[1:3]} to {picture.shape[:2]} at frame "
@@ -139,6 +142,13 @@ class PyAVReader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def _reformatter(self) -> VideoReformatter:
+        # Several threads decode for one request, and each needs conversion tables of its own.
+        if not hasattr(self._local, "reformatter"):
+            self._local.reformatter = VideoReformatter()
+        return cast(VideoReformatter, self._local.reformatter)
 
     @cached_property
     def _size(self) -> tuple[int, int]:
