@@ -109,26 +109,19 @@ class GopDecoder:
         self._container = open_container(self.path)
         try:
             self._stream = select_stream(self._container, self.path, self._options.stream_index)
-            self._refuse_too_large()
+            refuse_too_large(self._stream.width, self._stream.height, self._options.max_frame_pixels, self.path)
         except BaseException:
             self._container.close()
             raise
         context = self._stream.codec_context
         context.thread_count = self.num_threads
         context.thread_type = "AUTO"
-        # Also holds for a picture that is larger than the header says.
-        context.options = {"max_pixels": str(self._options.max_frame_pixels)}
+        # Stops a picture that is larger than the header says before memory is taken for it. FFmpeg counts
+        # pixels after rounding each side up, hence the slack.
+        context.options = {"max_pixels": str(2 * self._options.max_frame_pixels + 2**16)}
         self._packets = whole_packets(self._container, self._stream)
         self._position = 0
 
-    def _refuse_too_large(self) -> None:
-        width, height, limit = self._stream.width, self._stream.height, self._options.max_frame_pixels
-        if width * height > limit:
-            raise DecodeError(
-                f"{self.path}: frames of {width} x {height} = {width * height} pixels are larger than "
-                f"max_frame_pixels={limit}; raise the limit, or scale the file down",
-                reason_code="frame_too_large",
-            )
 
     def _go_to(self, index: PacketIndex, run: GopRun) -> bool:
         """Stand before packet `run.first` with an empty decoder; False when the file ends before it.
@@ -207,6 +200,16 @@ class GopDecoder:
             except av.error.InvalidDataError:
                 # With several threads the complaint comes up to that many packets late.
                 damaged.append(max(0, self._position - self.num_threads))
+
+
+def refuse_too_large(width: int, height: int, max_frame_pixels: int, path: str) -> None:
+    """Raise DecodeError (``frame_too_large``) for a picture with more than `max_frame_pixels` pixels."""
+    if width * height > max_frame_pixels:
+        raise DecodeError(
+            f"{path}: frames of {width} x {height} = {width * height} pixels are larger than "
+            f"max_frame_pixels={max_frame_pixels}; raise the limit, or scale the file down",
+            reason_code="frame_too_large",
+        )
 
 
 def _key_position(index: PacketIndex, packet: Packet[VideoStream]) -> int | None:

@@ -41,7 +41,7 @@ def save_index(path: str, index: PacketIndex, *, file_size: int, stream_index: i
 def load_index(path: str, *, file_size: int, stream_index: int) -> PacketIndex | None:
     """The index kept at `path`; None when there is none, or none of this file, stream and FFmpeg."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             about = json.loads(stored["about"].tobytes())
             arrays = {name: stored[name] for name in _ARRAYS}
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):

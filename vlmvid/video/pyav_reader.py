@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from vlmvid.errors import DecodeError
 from vlmvid.types import FrameBatch
 from vlmvid.video.frame_source import FrameSource
+from vlmvid.video.gop_decoder import refuse_too_large
 from vlmvid.video.options import ReaderOptions
 from vlmvid.video.packet_index import PacketIndex
 from vlmvid.video.pictures import Orientation, orientation_of, upright_rgb
@@ -111,6 +112,7 @@ class PyAVReader:
         lock = threading.Lock()
 
         def keep(number: int, frame: VideoFrame) -> None:
+            refuse_too_large(frame.width, frame.height, self.options.max_frame_pixels, self.path)
             picture = upright_rgb(frame, self._reformatter, self.path, self.options.image_size)
             with lock:
                 if not batch:
