@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
+from typing import cast
 
 import av
 from av.container import InputContainer
 from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -21,6 +23,7 @@ from vlmvid.video.packet_index import PacketIndex, whole_packets
 Keep = Callable[[int, VideoFrame], None]
 """Called once per wanted frame with its index in presentation order."""
 
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 # Reading on costs bytes, a seek costs a search in the container and a new start of the reading.
 _PACKETS_READ_ON = 32
 
@@ -52,9 +55,9 @@ class GopDecoder:
         if num_threads == self.num_threads:
             return
         self.num_threads = num_threads
-        if self._stream.codec_context.is_open:
+        if self._context.is_open:
             self.reopen()
-        self._stream.codec_context.thread_count = num_threads
+        self._context.thread_count = num_threads
 
     def close(self) -> None:
         """Release the file."""
@@ -113,7 +116,7 @@ class GopDecoder:
         except BaseException:
             self._container.close()
             raise
-        context = self._stream.codec_context
+        context = self._context = _decoder_of(self._stream)
         context.thread_count = self.num_threads
         context.thread_type = "AUTO"
         # Stops a picture that is larger than the header says before memory is taken for it. FFmpeg counts
@@ -123,6 +126,10 @@ class GopDecoder:
         self._position = 0
 
 
+    def _flush(self) -> None:
+        if self._context.is_open:
+            self._context.flush_buffers()
+
     def _go_to(self, index: PacketIndex, run: GopRun) -> bool:
         """Stand before packet `run.first` with an empty decoder; False when the file ends before it.
 
@@ -130,7 +137,7 @@ class GopDecoder:
         needed. The landing is checked, and the file is read from its start when no seek serves.
         """
         if 0 <= run.first - self._position <= _PACKETS_READ_ON:
-            self._stream.codec_context.flush_buffers()
+            self._flush()
         elif not self._seek(index, run):
             self.reopen()
         while self._position < run.first:
@@ -145,6 +152,7 @@ class GopDecoder:
         for target in targets if key >= 0 else ():
             try:
                 self._container.seek(target, stream=self._stream)
+                self._flush()
             except av.error.FFmpegError:
                 return False
             if self._land(index, run.first):
@@ -196,10 +204,20 @@ class GopDecoder:
         """
         for packet in chain(packets, (None,)):
             try:
-                yield from self._stream.decode(packet)
+                yield from self._context.decode(packet)
             except av.error.InvalidDataError:
                 # With several threads the complaint comes up to that many packets late.
                 damaged.append(max(0, self._position - self.num_threads))
+
+
+def _decoder_of(stream: VideoStream) -> VideoCodecContext:
+    """The stream's decoder; libvpx's own where WebM carries transparency, which FFmpeg's decoders leave out."""
+    name = _ALPHA_DECODERS.get(stream.codec_context.name)
+    if name is None or stream.metadata.get("alpha_mode") != "1":
+        return stream.codec_context
+    context = cast(VideoCodecContext, av.CodecContext.create(name, "r"))
+    context.extradata = stream.codec_context.extradata
+    return context
 
 
 def refuse_too_large(width: int, height: int, max_frame_pixels: int, path: str) -> None:

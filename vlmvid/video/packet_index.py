@@ -121,7 +121,7 @@ def read_packet_index(container: InputContainer, stream: VideoStream, path: str)
     except av.error.InvalidDataError:
         found.is_truncated = True
     times = [pts for pts, _ in found.shown if pts is not None]
-    counted = len(set(times)) != len(found.shown)
+    counted = len(set(times)) != len(found.shown) or _has_no_pts(container, stream)
     frames = np.array([] if counted else sorted(found.shown), dtype=np.int64).reshape(-1, 2)
     key_table = np.array(sorted(found.keys), dtype=np.int64).reshape(-1, 2)
     last_pts = max(times, default=0)
@@ -181,6 +181,11 @@ def counted_index(index: PacketIndex, stream: VideoStream, frame_pts: list[int |
         end_pts=(ticks[-1] if ticks else 0) + step,
         counted=True,
     )
+
+
+def _has_no_pts(container: InputContainer, stream: VideoStream) -> bool:
+    # AVI stores decoding order alone; what FFmpeg gives as presentation times is wrong where frames are reordered.
+    return container.format.name == "avi" and stream.codec_context.reorder_depth > 0
 
 
 def _time_base(stream: VideoStream) -> Fraction:
