@@ -17,10 +17,8 @@ from vlmvid.video.sampling import uniform_indices
 from vlmvid.video.transforms import resize_center_crop
 
 
-def config(
-    num_frames: int = 8, image_size: int = 32, reader: str = "auto", short_video: str = "repeat_last"
-) -> DecodeConfig:
-    sampling = {"num_frames": num_frames, "short_video": short_video}
+def config(num_frames: int = 8, image_size: int = 32, reader: str = "auto", **options: object) -> DecodeConfig:
+    sampling = {"num_frames": num_frames, **options}
     return DecodeConfig.model_validate({"sampling": sampling, "image_size": image_size, "reader": reader})
 
 

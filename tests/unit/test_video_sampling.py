@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vlmvid.config.schema import SamplingConfig
-from vlmvid.errors import ConfigError, DecodeError
-from vlmvid.video.sampling import checked_indices, indices_at_seconds, sample_indices, uniform_indices
+from vlmvid.errors import ConfigError
+from vlmvid.video.sampling import checked_indices, indices_at_seconds, uniform_indices
 
 counts = st.integers(1, 5000)
 frame_counts = st.integers(1, 300)
@@ -58,24 +57,6 @@ def test_uniform_indices_known_cases() -> None:
     for bad in ((0, 1), (1, 0), (-3, 2)):
         with pytest.raises(ConfigError, match=str(bad[0])):
             uniform_indices(*bad)
-
-
-@given(counts, frame_counts, st.sampled_from(["repeat_last", "wrap", "error"]))
-def test_enough_frames_are_sampled_uniformly_under_every_policy(extra: int, num_frames: int, policy: str) -> None:
-    config = SamplingConfig.model_validate({"num_frames": num_frames, "short_video": policy})
-    num_available = num_frames + extra - 1
-    assert sample_indices(num_available, config).tolist() == uniform_indices(num_available, num_frames).tolist()
-
-
-def test_short_video_policies() -> None:
-    assert sample_indices(3, SamplingConfig(num_frames=5, short_video="repeat_last")).tolist() == [0, 1, 2, 2, 2]
-    assert sample_indices(3, SamplingConfig(num_frames=8, short_video="wrap")).tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
-    with pytest.raises(DecodeError, match="3 frames.*num_frames=5") as caught:
-        sample_indices(3, SamplingConfig(num_frames=5, short_video="error"))
-    assert caught.value.reason_code == "too_short"
-    with pytest.raises(DecodeError) as caught:
-        sample_indices(0, SamplingConfig(num_frames=5))
-    assert caught.value.reason_code == "too_short"
 
 
 def test_checked_indices() -> None:

@@ -13,8 +13,25 @@ from pydantic import Field, model_validator
 from vlmvid.config.base import Config
 from vlmvid.types import Split
 
-StageName = Literal["ingest", "decode", "encode", "align", "evaluate", "register", "search"]
-STAGE_ORDER: tuple[StageName, ...] = ("ingest", "decode", "encode", "align", "evaluate", "register", "search")
+StageName = Literal["ingest", "curate", "decode", "encode", "align", "evaluate", "register", "search"]
+STAGE_ORDER: tuple[StageName, ...] = (
+    "ingest",
+    "curate",
+    "decode",
+    "encode",
+    "align",
+    "evaluate",
+    "register",
+    "search",
+)
+
+SamplingPolicy = Literal["uniform", "fps", "tsn_random", "dense", "keyframes", "scene_change", "adaptive"]
+_READ_BY: dict[str, tuple[SamplingPolicy, ...]] = {
+    "num_clips": ("uniform", "dense"),
+    "frame_stride": ("dense",),
+    "sampling_fps": ("fps",),
+    "seed": ("tsn_random",),
+}
 
 
 class DataConfig(Config):
@@ -24,22 +41,105 @@ class DataConfig(Config):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class CurateConfig(Config):
+    """Which clips are kept; every rule is off until its field is set.
+
+    The first rule that a clip breaks, in this order, filters it: its ledger row names the field. What is
+    measured is the clip's own window, on `num_frames` sampled frames; only that field costs another look
+    at the videos. `vlmvid.data.curation.decide` applies the rules.
+    """
+
+    min_duration_seconds: float | None = Field(default=None, gt=0)
+    max_duration_seconds: float | None = Field(default=None, gt=0)
+    min_fps: float | None = Field(default=None, gt=0)
+    max_fps: float | None = Field(default=None, gt=0)
+    min_short_side: int | None = Field(default=None, gt=0, description="pixels of the upright picture's short side")
+    max_pixels: int | None = Field(default=None, gt=0, description="width times height")
+    max_aspect_ratio: float | None = Field(default=None, ge=1, description="long side / short side")
+    max_black_fraction: float | None = Field(default=None, ge=0, lt=1, description="share of sampled frames")
+    min_motion: float | None = Field(
+        default=None, gt=0, le=255, description="mean difference of sampled frames, in grey levels; below 1 is static"
+    )
+    require_caption: bool = Field(default=False, description="filter clips without a caption")
+    min_caption_words: int | None = Field(default=None, gt=0, description="shorter captions are dropped")
+    max_caption_words: int | None = Field(default=None, gt=0, description="longer captions are dropped")
+    languages: tuple[str, ...] = Field(default=(), description="ISO 639-1 codes; captions in others are dropped")
+    language_odds: float = Field(
+        default=20.0, ge=1, description="a caption is in another language when that is so many times as likely"
+    )
+    duplicate_distance: float | None = Field(
+        default=None, ge=0, lt=32, description="clips are duplicates up to so many differing bits of 64 per frame"
+    )
+    keep_duplicate: Literal["first", "largest"] = Field(
+        default="first", description="of duplicates: the first in manifest order, or the largest picture"
+    )
+    num_frames: int = Field(default=8, ge=2, le=64, description="sampled frames per clip")
+
+    @model_validator(mode="after")
+    def _limits_leave_room(self) -> Self:
+        for name in ("duration_seconds", "fps", "caption_words"):
+            low, high = getattr(self, f"min_{name}"), getattr(self, f"max_{name}")
+            if low is not None and high is not None and low > high:
+                raise ValueError(f"min_{name}={low} is above max_{name}={high}, so no clip passes; swap them")
+        return self
+
+
 class SamplingConfig(Config):
-    """Which frames of a clip are taken."""
+    """Which frames of a clip are taken; `vlmvid.video.sampling.sample_indices` says how each policy chooses.
+
+    ``uniform``: centres of equal segments. ``fps``: at a fixed rate of `sampling_fps` per second.
+    ``tsn_random``: one at random in each of equal segments, drawn from `seed` and the clip.
+    ``dense``: windows of frames `frame_stride` apart. ``keyframes``: those that decode alone.
+    ``scene_change``: every scene gets its share. ``adaptive``: those that differ most from the one before.
+    """
 
     num_frames: int = Field(gt=0, le=4096, description="T, frames given to the model per clip")
-    policy: Literal["uniform"] = "uniform"
+    policy: SamplingPolicy = "uniform"
     short_video: Literal["repeat_last", "wrap", "error"] = Field(
         default="repeat_last", description="what to do when the clip has fewer frames than num_frames"
     )
+    num_clips: int = Field(default=1, gt=0, description="uniform, dense: windows of num_frames / num_clips frames each")
+    frame_stride: int = Field(default=1, gt=0, le=100_000, description="dense: indices between sampled frames")
+    sampling_fps: float | None = Field(default=None, gt=0, le=1000, description="fps: frames taken per second")
+    seed: int = Field(default=0, description="tsn_random: of the draw")
+
+    @model_validator(mode="after")
+    def _options_fit_the_policy(self) -> Self:
+        if self.policy == "fps" and self.sampling_fps is None:
+            raise ValueError("policy='fps' needs sampling_fps, the frames to take per second; set e.g. sampling_fps=2")
+        for option, policies in _READ_BY.items():
+            value, default = getattr(self, option), type(self).model_fields[option].default
+            if self.policy not in policies and value != default:
+                raise ValueError(
+                    f"policy={self.policy!r} does not read {option}={value}; leave it out, or use "
+                    f"policy={' or '.join(map(repr, policies))}"
+                )
+        if self.num_frames % self.num_clips:
+            fitting = self.num_clips * -(-self.num_frames // self.num_clips)
+            raise ValueError(
+                f"num_frames={self.num_frames} must be a multiple of num_clips={self.num_clips}, because every window "
+                f"gets the same number of frames; use e.g. num_frames={fitting}"
+            )
+        return self
 
 
 class DecodeConfig(Config):
-    """Video file to frames: uint8 (T, 3, image_size, image_size)."""
+    """Video file to frames: uint8 (T, 3, image_size, image_size).
+
+    `keep_frames` says where the frames go, not what they are: it is no part of `key_config`.
+    """
 
     sampling: SamplingConfig
     image_size: int = Field(gt=0, le=4096, description="side in pixels after resize and centre crop")
     reader: Literal["auto", "pyav", "decord"] = "auto"
+    keep_frames: bool = Field(
+        default=False,
+        description="True: a stage of its own stores the frames; False: they go from the decoder to the backbone",
+    )
+
+    def key_config(self) -> dict[str, Any]:
+        """What decides the frames, as JSON values."""
+        return self.model_dump(mode="json", exclude={"keep_frames"})
 
 
 class VisionConfig(Config):
@@ -176,13 +276,21 @@ class TrackingConfig(Config):
 
 
 class RunOptions(Config):
-    """How a run is carried out; never part of a key."""
+    """How a run is carried out; never part of a key.
+
+    Decoding runs in `decode_workers` processes, by default one per core that this process may use,
+    16 at most; 0 decodes in this process, where neither limit of time and memory holds.
+    """
 
     shard_size: int = Field(default=128, gt=0, le=1024, description="clips per shard, one Prefect task each")
     encode_batch_size: int = Field(default=64, gt=0)
     max_failed_fraction: float = Field(default=0.1, ge=0, le=1)
     device: str = "auto"
     num_threads: int | None = Field(default=None, gt=0)
+    decode_workers: int | None = Field(default=None, ge=0, description="decoding processes; 0 = in this process")
+    decode_timeout_seconds: float = Field(default=300.0, gt=0, description="wall clock per clip")
+    decode_memory_mb: int = Field(default=4096, gt=0, description="MiB of memory per decoding process")
+    max_frame_pixels: int = Field(default=8192 * 8192, gt=0, description="width times height of a source frame")
 
 
 class Recipe(Config):
@@ -190,6 +298,7 @@ class Recipe(Config):
 
     name: str = Field(min_length=1, pattern=r"^[a-z0-9][a-z0-9_.-]*$")
     data: DataConfig
+    curate: CurateConfig | None = None
     decode: DecodeConfig
     encode: EncodeConfig
     align: AlignConfig | None = None
@@ -207,8 +316,10 @@ class Recipe(Config):
         return self
 
     def stages(self) -> tuple[StageName, ...]:
-        """The stages this recipe runs, in order."""
+        """The stages this recipe runs, in order; where frames are not kept, `encode` decodes."""
         optional = {
+            "curate": self.curate,
+            "decode": self.decode if self.decode.keep_frames else None,
             "align": self.align,
             "evaluate": self.evaluate,
             "register": self.register_,

@@ -74,39 +74,78 @@ def _orientation_without_matrix(frame: VideoFrame, path: str) -> Orientation:
 # Widened with the scale when shrinking (antialiased). Without FULL_CHR_H_INT swscale keeps the colours at
 # half the width and rounds greys down by 2; the other two make every CPU give the same bytes.
 _RESIZE = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+_HALVED_CHROMA = ("yuv420p", "yuvj420p")
 
 
-def upright_rgb(
-    frame: VideoFrame, reformatter: VideoReformatter, path: str, image_size: int | None = None
-) -> NDArray[np.uint8]:
-    """The frame of the file `path` as uint8 (H, W, 3) RGB, turned upright.
+class FrameConverter:
+    """Turns decoded frames of one file into upright RGB pictures; belongs to one thread.
 
-    With `image_size` S the result is (S, S, 3): the short side scaled to S and the centre cut out.
-    The scaling happens within the conversion from YUV, one pass from the decoder's planes.
-    Transparent pixels are laid over white: what is stored beneath them is arbitrary.
-    `reformatter` keeps its conversion tables between frames; it belongs to one thread.
+    It keeps swscale's tables and a scratch picture between frames.
     """
-    orientation = orientation_of(frame, path)
-    if frame.format.name == "pal8" or any(part.is_alpha for part in frame.format.components):
-        upright = turned_upright(_over_white(frame, reformatter), orientation)
-        if image_size is None:
-            return upright
-        # Only after blending: colours beneath transparent pixels must not bleed into their neighbours.
-        square = resize_center_crop(upright.transpose(2, 0, 1)[None], image_size)[0]
-        return cast("NDArray[np.uint8]", square.transpose(1, 2, 0))
-    if image_size is None or frame.height == frame.width == image_size:
-        converted = reformatter.reformat(frame, format="rgb24")
-        return turned_upright(cast("NDArray[np.uint8]", converted.to_ndarray()), orientation)
-    height, width = scaled_size(frame.height, frame.width, image_size)
-    scaled = reformatter.reformat(frame, width=width, height=height, format="rgb24", interpolation=_RESIZE, threads=1)
-    return center_crop(turned_upright(cast("NDArray[np.uint8]", scaled.to_ndarray()), orientation), image_size)
+
+    def __init__(self, path: str, image_size: int | None = None) -> None:
+        self.path = path
+        self.image_size = image_size
+        self._reformatter = VideoReformatter()
+        self._scratch = np.empty((0, 0), dtype=np.uint8)
+
+    def __call__(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        """`frame` as uint8 (H, W, 3) RGB, turned upright; may be a view that the next call overwrites.
+
+        With `image_size` S the result is (S, S, 3): the centre of the picture, its short side scaled to S.
+        The scaling happens within the conversion from YUV, one pass from the decoder's planes.
+        Transparent pixels are laid over white: what is stored beneath them is arbitrary.
+        """
+        size = self.image_size
+        orientation = orientation_of(frame, self.path)
+        if frame.format.name == "pal8" or any(part.is_alpha for part in frame.format.components):
+            upright = turned_upright(self._over_white(frame), orientation)
+            if size is None:
+                return upright
+            # Only after blending: colours beneath transparent pixels must not bleed into their neighbours.
+            square = resize_center_crop(upright.transpose(2, 0, 1)[None], size)[0]
+            return cast("NDArray[np.uint8]", square.transpose(1, 2, 0))
+        if size is None or frame.height == frame.width == size:
+            return turned_upright(_pixels(self._reformatter.reformat(frame, format="rgb24")), orientation)
+        frame = self._centre_square(frame)
+        height, width = scaled_size(frame.height, frame.width, size)
+        scaled = self._reformatter.reformat(
+            frame, width=width, height=height, format="rgb24", interpolation=_RESIZE, threads=1
+        )
+        return center_crop(turned_upright(_pixels(scaled), orientation), size)
+
+    def _centre_square(self, frame: VideoFrame) -> VideoFrame:
+        """The square in the middle, to a source pixel, where that is cheap: what is cut off need not be scaled.
+
+        Cheap are wide or tall pictures with 8 bits and halved chroma, which nearly all video has. Any other
+        frame is given back as it is, and is cut after scaling.
+        """
+        short, excess = min(frame.height, frame.width), abs(frame.height - frame.width)
+        if frame.format.name not in _HALVED_CHROMA or short % 2 or excess * 8 < short:
+            return frame
+        if self._scratch.shape[1] != short:
+            self._scratch = np.empty((short * 3 // 2, short), dtype=np.uint8)
+        # A chroma sample belongs to two rows and two columns, so the square starts at an even one.
+        start = excess // 4 * 2
+        top, left = (start, 0) if frame.height > frame.width else (0, start)
+        places = (self._scratch[:short], *self._scratch[short:].reshape(2, short // 2, short // 2))
+        for number, (plane, place) in enumerate(zip(frame.planes, places, strict=True)):
+            rows = np.frombuffer(memoryview(plane), dtype=np.uint8).reshape(-1, plane.line_size)
+            y, x = (top, left) if number == 0 else (top // 2, left // 2)
+            place[:] = rows[y : y + place.shape[0], x : x + place.shape[1]]
+        square = VideoFrame.from_numpy_buffer(self._scratch, format=frame.format.name)
+        square.colorspace, square.color_range = frame.colorspace, frame.color_range
+        return square
+
+    def _over_white(self, frame: VideoFrame) -> NDArray[np.uint8]:
+        pixels = _pixels(self._reformatter.reformat(frame, format="rgba"))
+        alpha = pixels[..., 3:].astype(np.uint16)
+        blended: NDArray[np.uint8] = ((pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+        return blended
 
 
-def _over_white(frame: VideoFrame, reformatter: VideoReformatter) -> NDArray[np.uint8]:
-    pixels = cast("NDArray[np.uint8]", reformatter.reformat(frame, format="rgba").to_ndarray())
-    alpha = pixels[..., 3:].astype(np.uint16)
-    blended: NDArray[np.uint8] = ((pixels[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
-    return blended
+def _pixels(frame: VideoFrame) -> NDArray[np.uint8]:
+    return cast("NDArray[np.uint8]", frame.to_ndarray())
 
 
 def turned_upright(pixels: NDArray[np.uint8], orientation: Orientation) -> NDArray[np.uint8]:

@@ -16,7 +16,6 @@ from typing import Self, cast
 
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
 
 from vlmvid.errors import DecodeError
@@ -25,7 +24,7 @@ from vlmvid.video.frame_source import FrameSource
 from vlmvid.video.gop_decoder import refuse_too_large
 from vlmvid.video.options import ReaderOptions
 from vlmvid.video.packet_index import PacketIndex
-from vlmvid.video.pictures import Orientation, orientation_of, upright_rgb
+from vlmvid.video.pictures import FrameConverter, Orientation, orientation_of
 from vlmvid.video.sampling import checked_indices, indices_at_seconds
 
 
@@ -113,7 +112,7 @@ class PyAVReader:
 
         def keep(number: int, frame: VideoFrame) -> None:
             refuse_too_large(frame.width, frame.height, self.options.max_frame_pixels, self.path)
-            picture = upright_rgb(frame, self._reformatter, self.path, self.options.image_size)
+            picture = self._converter(frame)
             with lock:
                 if not batch:
                     batch.append(np.empty((wanted.size, *picture.shape), dtype=np.uint8))
@@ -146,11 +145,11 @@ class PyAVReader:
         self.close()
 
     @property
-    def _reformatter(self) -> VideoReformatter:
-        # Several threads decode for one request, and each needs conversion tables of its own.
-        if not hasattr(self._local, "reformatter"):
-            self._local.reformatter = VideoReformatter()
-        return cast(VideoReformatter, self._local.reformatter)
+    def _converter(self) -> FrameConverter:
+        # Several threads decode for one request, and each needs a converter of its own.
+        if not hasattr(self._local, "converter"):
+            self._local.converter = FrameConverter(self.path, self.options.image_size)
+        return cast(FrameConverter, self._local.converter)
 
     @cached_property
     def _size(self) -> tuple[int, int]:
