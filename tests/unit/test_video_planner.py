@@ -45,6 +45,7 @@ def index_of(groups: list[tuple[int, int, int]]) -> PacketIndex:
         key_positions=keys,
         packet_sizes=np.arange(1, len(pts) + 1, dtype=np.int64),
         unreferenced=np.array(unreferenced, dtype=np.bool_),
+        corrupt=np.zeros(len(pts), dtype=np.bool_),
         end_pts=len(pts),
         counted=False,
         keys_refresh=False,
@@ -189,6 +190,10 @@ def test_units_that_cannot_be_followed_are_kept() -> None:
 
 
 class TestIndexFile:
+    @pytest.fixture(autouse=True)
+    def small_files_are_kept(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(frame_source, "_PACKETS_WORTH_A_FILE", 10)
+
     @pytest.fixture
     def path(self, tmp_path: Path) -> Path:
         return write_video(tmp_path / "video.mp4")

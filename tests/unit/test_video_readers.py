@@ -240,7 +240,7 @@ def test_a_truncated_file_gives_what_is_whole_and_says_so(tmp_path: Path, suffix
     path = write_prefix(whole, tmp_path / f"cut.{suffix}", 0.7)
     with open_video(path) as video:
         assert video.is_truncated
-        assert GOP < video.num_frames < NUM_FRAMES
+        assert GOP <= video.num_frames < NUM_FRAMES
         assert frame_numbers(video.frames_at(range(video.num_frames)).frames)[:GOP] == list(range(GOP))
         with pytest.raises(ConfigError, match=f"num_frames={video.num_frames}"):
             video.frames_at([NUM_FRAMES - 1])

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice, pairwise
 
 import av
 from av.video.stream import VideoStream
@@ -18,6 +19,10 @@ from vlmvid.video.index_file import load_index, save_index
 from vlmvid.video.options import ReaderOptions
 from vlmvid.video.packet_index import PacketIndex, counted_index, read_packet_index
 
+# Fewer packets are read again sooner than a file of their own is opened.
+_PACKETS_WORTH_A_FILE = 2000
+# So many frames are decoded to see whether suspicious timestamps are true.
+_FRAMES_TO_CHECK = 64
 logger = logging.getLogger(__name__)
 
 
@@ -65,7 +70,7 @@ class FrameSource:
         """
         try:
             if self.index.counted:
-                missing = self._decoders[0].decode_counting(wanted, keep)
+                missing = self._decoders_for(1, 1)[0].decode_counting(wanted, keep)
             else:
                 missing = self._decode_runs(plan_runs(self.index, wanted), keep)
                 # Decoding may be unable to start at a keyframe that is none; from the start of the file
@@ -104,21 +109,33 @@ class FrameSource:
         if known is not None:
             return known
         index = self._read_index()
-        if path:
+        if path and (index.counted or index.packet_sizes.size >= _PACKETS_WORTH_A_FILE):
             try:
                 save_index(path, index, file_size=size, stream_index=number)
             except OSError as error:
                 logger.warning("the packet index of %s cannot be kept at %s: %s", self.path, path, error)
         return index
 
+    def _times_are_false(self) -> bool:
+        """Whether frames leave the decoder in another order than the packets' timestamps have.
+
+        Some muxers write decoding times in place of presentation times. Only streams that may reorder
+        frames, but seem not to, are looked at.
+        """
+        decoder = self._decoders[0]
+        if not decoder.stream.codec_context.reorder_depth:
+            return False
+        times = [frame.pts for frame in islice(decoder.sound_frames(), _FRAMES_TO_CHECK) if frame.pts is not None]
+        return any(later <= earlier for earlier, later in pairwise(times))
+
     def _read_index(self) -> PacketIndex:
         decoder = self._decoders[0]
         index = read_packet_index(decoder.container, decoder.stream, self.path)
-        if index.counted:
-            frame_pts = [frame.pts for frame in decoder.all_frames([])]
-            index = counted_index(index, decoder.stream, frame_pts)
-        else:
-            decoder.stand_at_end()
+        decoder.stand_at_end()
+        if index.counted or (not index.reorders and self._times_are_false()):
+            decoder.use_threads(1)
+            frame_pts = [frame.pts for frame in decoder.sound_frames()]
+            index = counted_index(index, decoder.stream, frame_pts, is_cut=decoder.is_cut)
         if not len(index):
             raise DecodeError(
                 f"{self.path}: the video stream has no whole frame; copy or encode the file again",

@@ -8,17 +8,19 @@ from itertools import chain
 from typing import cast
 
 import av
+import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from vlmvid.errors import DecodeError
 from vlmvid.video.containers import open_container, select_stream
 from vlmvid.video.gop_plan import GopRun, needed_packets
 from vlmvid.video.options import ReaderOptions
-from vlmvid.video.packet_index import PacketIndex, whole_packets
+from vlmvid.video.packet_index import PacketIndex, filled_packets
 
 Keep = Callable[[int, VideoFrame], None]
 """Called once per wanted frame with its index in presentation order."""
@@ -73,40 +75,61 @@ class GopDecoder:
         self._position = sys.maxsize
 
     def decode(self, index: PacketIndex, runs: Sequence[GopRun], keep: Keep) -> set[int]:
-        """Call `keep` for the wanted frames of `runs`; returns those that did not come out sound."""
+        """Call `keep` for the wanted frames of `runs`; returns those that did not come out sound.
+
+        Raises DecodeError where the timestamps of the file prove false.
+        """
         missing: set[int] = set()
         for run in runs:
-            if self._go_to(index, run):
-                missing |= self._collect(index, run, self._needed(index, run), keep)
-            else:
-                missing.update(run.wanted)
+            lost, damaged = self._decode_run(index, run, keep)
+            # At a packet that fails the decoder also drops the frame that it was about to give, so what was
+            # decoded before the damage is asked for alone: no frame may depend on which others are wanted.
+            for number in sorted(lost):
+                place = int(index.positions[number])
+                if damaged and place < min(damaged):
+                    lost -= {number} - self._decode_run(index, GopRun(run.first, place, (number,)), keep)[0]
+            missing |= lost
         return missing
+
+    def _decode_run(self, index: PacketIndex, run: GopRun, keep: Keep) -> tuple[set[int], list[int]]:
+        if not self._go_to(index, run):
+            return set(run.wanted), []
+        return self._collect(index, run, needed_packets(index, run), keep)
 
     def decode_whole(self, index: PacketIndex, wanted: Iterable[int], keep: Keep) -> set[int]:
         """As `decode`, by decoding every packet from the start of the file: slow, and right for every file."""
         self.reopen()
-        run = GopRun(0, index.packet_sizes.size, tuple(sorted(wanted)))
-        return self._collect(index, run, (packet for _, packet in self._numbered()), keep)
+        size = index.packet_sizes.size
+        run = GopRun(0, size - 1, tuple(sorted(wanted)))
+        return self._collect(index, run, np.ones(size, dtype=np.bool_), keep)[0]
 
     def decode_counting(self, wanted: Iterable[int], keep: Keep) -> set[int]:
         """As `decode_whole` for streams whose packets do not tell the frames apart: frames are counted."""
         missing = set(wanted)
-        is_damaged = False
-        damaged: list[int] = []
-        for number, frame in enumerate(self.all_frames(damaged)):
-            is_damaged = bool(damaged) or frame.is_corrupt or (is_damaged and not frame.key_frame)
-            damaged.clear()
-            if number in missing and not is_damaged:
+        for number, frame in enumerate(self.sound_frames()):
+            if number in missing:
                 keep(number, frame)
                 missing.remove(number)
             if not missing:
                 break
         return missing
 
-    def all_frames(self, damaged: list[int]) -> Iterator[VideoFrame]:
-        """Every frame from the start of the file; places of damaged packets are added to `damaged`."""
+    def sound_frames(self) -> Iterator[VideoFrame]:
+        """The frames from the start of the file up to the first damage: behind it a frame may be lost.
+
+        Decode with one thread, so that damage is known to the packet. `is_cut` tells how it ended.
+        """
         self.reopen()
-        return self._frames((packet for _, packet in self._numbered()), damaged)
+        self.is_cut = False
+        damaged: list[int] = []
+        for frame in self._frames((packet for _, packet in self._numbered(damaged)), damaged):
+            if damaged or frame.is_corrupt:
+                break
+            yield frame
+        else:
+            self.is_cut = bool(damaged)
+            return
+        self.is_cut = True
 
     def _open(self) -> None:
         self._container = open_container(self.path)
@@ -121,10 +144,12 @@ class GopDecoder:
         context.thread_type = "AUTO"
         # Stops a picture that is larger than the header says before memory is taken for it. FFmpeg counts
         # pixels after rounding each side up, hence the slack.
-        context.options = {"max_pixels": str(2 * self._options.max_frame_pixels + 2**16)}
-        self._packets = whole_packets(self._container, self._stream)
+        # Without "explode" damage within a picture is painted over, and nothing tells.
+        limit = 2 * self._options.max_frame_pixels + 2**16
+        context.options = {"max_pixels": str(limit), "err_detect": "explode"}
+        self._packets = filled_packets(self._container, self._stream)
         self._position = 0
-
+        self.is_cut = False
 
     def _flush(self) -> None:
         if self._context.is_open:
@@ -161,7 +186,7 @@ class GopDecoder:
 
     def _land(self, index: PacketIndex, last_position: int) -> bool:
         """Find the place of the first keyframe after a seek; False when it lies behind `last_position`."""
-        packets = whole_packets(self._container, self._stream)
+        packets = filled_packets(self._container, self._stream)
         for packet in packets:
             position = _key_position(index, packet)
             if position is not None:
@@ -170,32 +195,55 @@ class GopDecoder:
                 return position <= last_position
         return False
 
-    def _needed(self, index: PacketIndex, run: GopRun) -> Iterator[Packet[VideoStream]]:
-        needed = needed_packets(index, run)
-        for place, packet in self._numbered():
+    def _numbered(self, damaged: list[int]) -> Iterator[tuple[int, Packet[VideoStream]]]:
+        """Packets with their places; the place of one that the container knows to be damaged goes to `damaged`."""
+        for packet in self._packets:
+            self._position += 1
+            if packet.is_corrupt:
+                damaged.append(self._position - 1)
+            else:
+                yield self._position - 1, packet
+
+    def _needed(self, run: GopRun, needed: NDArray[np.bool_], damaged: list[int]) -> Iterator[Packet[VideoStream]]:
+        for place, packet in self._numbered(damaged):
+            if place > run.last:  # the packet at `last` itself was damaged
+                return
             if needed[place - run.first]:
                 yield packet
             if place == run.last:
                 return
 
-    def _numbered(self) -> Iterator[tuple[int, Packet[VideoStream]]]:
-        for packet in self._packets:
-            self._position += 1
-            yield self._position - 1, packet
+    def _collect(
+        self, index: PacketIndex, run: GopRun, needed: NDArray[np.bool_], keep: Keep
+    ) -> tuple[set[int], list[int]]:
+        """Decode what is `needed` of a run and keep its wanted frames.
 
-    def _collect(self, index: PacketIndex, run: GopRun, packets: Iterable[Packet[VideoStream]], keep: Keep) -> set[int]:
-        """Decode `packets` and keep the wanted frames of `run`; returns those that are missing or unsound."""
-        pending = {int(index.pts[number]): number for number in run.wanted}
-        left = dict(pending)
+        Returns those that are missing or unsound, and the places of damage.
+        """
+        left = {int(index.pts[number]): number for number in run.wanted}
+        wanted = dict(left)
         damaged: list[int] = []
+        seen: list[int] = []
         # After the last wanted frame the decoder is still emptied: frames that it refers to may come
         # out behind it, and tell of damage only then.
-        for frame in self._frames(packets, damaged):
+        for frame in self._frames(self._needed(run, needed, damaged), damaged):
+            pts = -1 if frame.pts is None else frame.pts
+            if not index.reorders and seen and pts <= seen[-1]:
+                raise DecodeError(
+                    f"{self.path}: the timestamps are false: the frame at {pts} comes after the one at {seen[-1]} "
+                    f"(ticks of {index.time_base} s), although none is said to be decoded out of order; encode the "
+                    "file again",
+                    reason_code="false_timestamps",
+                )
+            seen.append(pts)
             if frame.is_corrupt:
-                damaged.append(index.decode_position(frame.pts))
-            elif frame.pts in left:
-                keep(left.pop(frame.pts), frame)
-        return {n for pts, n in pending.items() if pts in left or _depends_on_any(index, pts, damaged)}
+                damaged.append(index.decode_position(pts))
+            elif pts in left:
+                keep(left.pop(pts), frame)
+        damaged += _lost(index, run, needed, seen)
+        damaged = [place for place in damaged if not _leads(index, run, place)]
+        unsound = {n for pts, n in wanted.items() if pts in left or _depends_on_any(index, pts, damaged)}
+        return unsound, damaged
 
     def _frames(self, packets: Iterable[Packet[VideoStream]], damaged: list[int]) -> Iterator[VideoFrame]:
         """What the decoder gives for `packets`; the places of damaged ones are added to `damaged`.
@@ -205,9 +253,29 @@ class GopDecoder:
         for packet in chain(packets, (None,)):
             try:
                 yield from self._context.decode(packet)
-            except av.error.InvalidDataError:
+            except av.error.FFmpegError as error:
+                if isinstance(error, MemoryError):
+                    raise
                 # With several threads the complaint comes up to that many packets late.
                 damaged.append(max(0, self._position - self.num_threads))
+
+
+def _lost(index: PacketIndex, run: GopRun, needed: NDArray[np.bool_], seen: list[int]) -> list[int]:
+    """Places of packets that were fed and whose frames never came out: damage that the decoder kept to itself."""
+    inside = (index.positions >= run.first) & (index.positions <= run.last)
+    inside[inside] = needed[index.positions[inside] - run.first]
+    lost: list[int] = index.positions[inside & ~np.isin(index.pts, seen)].tolist()
+    return lost
+
+
+def _leads(index: PacketIndex, run: GopRun, place: int) -> bool:
+    """True for a frame shown before the keyframe from which decoding started, and decoded after it.
+
+    Such a frame refers to what lies before the keyframe, so it cannot be right; nothing else refers to it.
+    """
+    places = np.flatnonzero(index.positions == place)
+    first = np.flatnonzero(index.key_positions == run.first)
+    return bool(places.size and first.size and index.pts[places[0]] < index.key_pts[first[0]])
 
 
 def _decoder_of(stream: VideoStream) -> VideoCodecContext:

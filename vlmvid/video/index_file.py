@@ -16,8 +16,8 @@ from vlmvid.artifacts.files import write_bytes
 from vlmvid.video.packet_index import PacketIndex
 
 _FORMAT = 1
-_ARRAYS = ("pts", "positions", "key_pts", "key_positions", "packet_sizes", "unreferenced")
-_VALUES = ("end_pts", "counted", "keys_refresh", "is_truncated")
+_ARRAYS = ("pts", "positions", "key_pts", "key_positions", "packet_sizes", "unreferenced", "corrupt")
+_VALUES = ("end_pts", "counted", "keys_refresh", "is_truncated", "has_orientation_message")
 
 
 def save_index(path: str, index: PacketIndex, *, file_size: int, stream_index: int) -> None:

@@ -7,9 +7,8 @@ can be reached, which packets nothing refers to, and whether the file ends too e
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import av
@@ -20,6 +19,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from vlmvid.video.references import ReferenceReader
+from vlmvid.video.truncation import ends_before_its_tag, ends_too_early
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +35,15 @@ class PacketIndex:
         packet_sizes: int64 (num_packets,), bytes of each packet in decode order.
         unreferenced: bool (num_packets,), packets whose picture no other one refers to, in decode
             order; all False for codecs that do not say.
+        corrupt: bool (num_packets,), packets that the container knows to be damaged.
         end_pts: when the last frame leaves the screen, in ticks.
         counted: True when packets do not tell the frames apart (timestamps missing or repeated);
             then frames are found by decoding from the start and counting.
         keys_refresh: False when some H.264 or HEVC keyframe is no clean start (open groups of
             pictures, intra refresh).
         is_truncated: True when the file ends before its last declared packet.
+        has_orientation_message: True when the first packet says how the picture is turned; later frames
+            then come out of the decoder without that.
     """
 
     time_base: Fraction
@@ -50,10 +53,12 @@ class PacketIndex:
     key_positions: NDArray[np.int64]
     packet_sizes: NDArray[np.int64]
     unreferenced: NDArray[np.bool_]
+    corrupt: NDArray[np.bool_]
     end_pts: int
     counted: bool
     keys_refresh: bool
     is_truncated: bool
+    has_orientation_message: bool = False
 
     def __len__(self) -> int:
         return int(self.pts.size)
@@ -76,6 +81,11 @@ class PacketIndex:
             (places[inside] == self.key_positions[inside]).all()
         )
 
+    @property
+    def reorders(self) -> bool:
+        """True when some frame is decoded before one that is shown earlier."""
+        return bool((np.diff(self.positions) < 0).any())
+
     def decode_position(self, pts: int | None) -> int:
         """Where the packet of the frame at `pts` stands in decode order; 0 when no frame has that time."""
         place = int(np.searchsorted(self.pts, pts)) if pts is not None else len(self)
@@ -86,28 +96,52 @@ class PacketIndex:
         return int(np.searchsorted(self.key_pts, pts, side="right")) - 1
 
 
-def whole_packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
-    """The stream's packets from where the container stands, without empty and cut-off ones.
+def filled_packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
+    """The stream's packets from where the container stands, without empty ones.
 
-    An empty packet would tell the decoder that the stream has ended; one that the end of the file
-    cuts off would decode to a damaged frame.
+    An empty packet would tell the decoder that the stream has ended.
     """
-    for packet in container.demux(stream):
-        if packet.size and not packet.is_corrupt:
-            yield packet
+    return (packet for packet in container.demux(stream) if packet.size)
 
 
 @dataclass(slots=True)
 class _Pass:
-    """What one pass over the packets gathers, in decode order."""
+    """What one pass over the packets gathers, in decode order; `is_cut` when bytes are missing at the end."""
 
-    shown: list[tuple[int | None, int]]
-    keys: list[tuple[int, int]]
-    durations: dict[int | None, int]
-    sizes: list[int]
-    layers: list[int]
-    is_truncated: bool
+    is_cut: bool
+    shown: list[tuple[int | None, int]] = field(default_factory=list)
+    keys: list[tuple[int, int]] = field(default_factory=list)
+    durations: dict[int | None, int] = field(default_factory=dict)
+    sizes: list[int] = field(default_factory=list)
+    layers: list[int] = field(default_factory=list)
+    corrupt: list[bool] = field(default_factory=list)
+    dts: list[int | None] = field(default_factory=list)
     keys_refresh: bool = True
+    has_orientation_message: bool = False
+
+    def cut_back(self) -> None:
+        """Forget what the cut end of the file spoils, so that the frames left are numbered without a gap.
+
+        Packets at the end that the cut goes through are no frames. A frame that is lost was to be decoded
+        after all that are left, and is shown no sooner than it is decoded: what is shown later than
+        the last decoding time that is known may stand behind a gap.
+        """
+        last_dts = None
+        while self.corrupt and self.corrupt[-1]:
+            last_dts = self.dts.pop()
+            self.corrupt.pop()
+            self.sizes.pop()
+            self.layers.pop()
+            self.is_cut = True
+        end = len(self.sizes)
+        if self.is_cut and last_dts is None:
+            last_dts = self.dts[-1] if self.dts else None
+        self.keys = [key for key in self.keys if key[1] < end]
+        self.shown = [
+            (pts, position)
+            for pts, position in self.shown
+            if position < end and (last_dts is None or pts is None or pts <= last_dts)
+        ]
 
 
 def read_packet_index(container: InputContainer, stream: VideoStream, path: str) -> PacketIndex:
@@ -115,17 +149,19 @@ def read_packet_index(container: InputContainer, stream: VideoStream, path: str)
 
     Raises the FFmpeg error of a failing read, except invalid data, which marks the index as truncated.
     """
-    found = _Pass([], [], {}, [], [], _ends_before_its_index(stream, path))
+    found = _Pass(is_cut=ends_too_early(container, stream, path))
     try:
         _gather(container, stream, found)
     except av.error.InvalidDataError:
-        found.is_truncated = True
-    times = [pts for pts, _ in found.shown if pts is not None]
-    counted = len(set(times)) != len(found.shown) or _has_no_pts(container, stream)
+        found.is_cut = True
+    # A header that promises more than is there may also be false, so no frame is given up for it.
+    lacks_frames = container.format.name == "avi" and stream.frames > len(found.shown)
+    lacks_frames |= ends_before_its_tag(stream, _end_pts(found, stream), _ticks_per_frame(stream))
+    times = {pts for pts, _ in found.shown if pts is not None}
+    counted = len(times) != len(found.shown) or _has_no_pts(container, stream)
+    found.cut_back()
     frames = np.array([] if counted else sorted(found.shown), dtype=np.int64).reshape(-1, 2)
     key_table = np.array(sorted(found.keys), dtype=np.int64).reshape(-1, 2)
-    last_pts = max(times, default=0)
-    end_pts = last_pts + (found.durations.get(last_pts) or _ticks_per_frame(stream))
     layers = np.array(found.layers, dtype=np.int64)
     return PacketIndex(
         time_base=_time_base(stream),
@@ -136,23 +172,23 @@ def read_packet_index(container: InputContainer, stream: VideoStream, path: str)
         packet_sizes=np.array(found.sizes, dtype=np.int64),
         # A picture of a lower temporal layer may serve one of a higher layer, whatever its own says.
         unreferenced=(layers >= 0) & (layers == layers.max(initial=-1)),
-        end_pts=end_pts,
+        corrupt=np.array(found.corrupt, dtype=np.bool_),
+        end_pts=_end_pts(found, stream),
         counted=counted,
         keys_refresh=found.keys_refresh,
-        is_truncated=found.is_truncated or _ends_before_its_tag(stream, end_pts),
+        is_truncated=found.is_cut or lacks_frames,
+        has_orientation_message=found.has_orientation_message,
     )
 
 
 def _gather(container: InputContainer, stream: VideoStream, found: _Pass) -> None:
     references = ReferenceReader.of(stream)
     hides_packets = stream.codec_context.name == "vp8"
-    for packet in container.demux(stream):
-        if packet.is_corrupt:
-            found.is_truncated = True
-        if not packet.size or packet.is_corrupt:
-            continue
+    for packet in filled_packets(container, stream):
         pts, position = packet.pts, len(found.sizes)
         said = references.read(packet) if references else None
+        if references and not position:
+            found.has_orientation_message = references.has_orientation_message(packet)
         if packet.is_keyframe and pts is not None:
             found.keys.append((pts, position))
             found.keys_refresh &= said is None or said.is_refresh
@@ -161,12 +197,15 @@ def _gather(container: InputContainer, stream: VideoStream, found: _Pass) -> Non
             found.durations[pts] = packet.duration or 0
         found.sizes.append(packet.size)
         found.layers.append(said.disposable_layer if said else -1)
+        found.corrupt.append(packet.is_corrupt)
+        found.dts.append(packet.dts)
 
 
-def counted_index(index: PacketIndex, stream: VideoStream, frame_pts: list[int | None]) -> PacketIndex:
+def counted_index(index: PacketIndex, stream: VideoStream, frame_pts: list[int | None], *, is_cut: bool) -> PacketIndex:
     """`index` with the frames that decoding really gave, for streams whose packets do not tell.
 
-    Frames without usable timestamps are laid out evenly at the stream's average rate.
+    Frames without usable timestamps are laid out evenly at the stream's average rate. `is_cut` says that
+    counting ended at damage, behind which no number is sure.
     """
     step = _ticks_per_frame(stream)
     known = [pts for pts in frame_pts if pts is not None]
@@ -180,12 +219,18 @@ def counted_index(index: PacketIndex, stream: VideoStream, frame_pts: list[int |
         key_positions=index.key_positions[:0],
         end_pts=(ticks[-1] if ticks else 0) + step,
         counted=True,
+        is_truncated=index.is_truncated or is_cut,
     )
 
 
 def _has_no_pts(container: InputContainer, stream: VideoStream) -> bool:
     # AVI stores decoding order alone; what FFmpeg gives as presentation times is wrong where frames are reordered.
     return container.format.name == "avi" and stream.codec_context.reorder_depth > 0
+
+
+def _end_pts(found: _Pass, stream: VideoStream) -> int:
+    last = max((pts for pts, _ in found.shown if pts is not None), default=0)
+    return last + (found.durations.get(last) or _ticks_per_frame(stream))
 
 
 def _time_base(stream: VideoStream) -> Fraction:
@@ -200,21 +245,3 @@ def _ticks_per_frame(stream: VideoStream) -> int:
 def _is_hidden_vp8(packet: Packet[VideoStream]) -> bool:
     # RFC 6386, 9.1: bit 4 of the first byte is show_frame; alternate reference frames clear it.
     return not memoryview(packet)[0] & 0x10
-
-
-def _ends_before_its_index(stream: VideoStream, path: str) -> bool:
-    # MP4 and AVI list each packet with its place in the file; Matroska lists keyframes with size 0.
-    file_size = os.stat(path).st_size
-    return any(entry.pos + entry.size > file_size for entry in stream.index_entries)
-
-
-def _ends_before_its_tag(stream: VideoStream, end_pts: int) -> bool:
-    # Matroska muxers write each track's end as "HH:MM:SS.nnnnnnnnn". Its frame times are rounded, hence the slack.
-    hours, _, rest = stream.metadata.get("DURATION", "").partition(":")
-    minutes, _, seconds = rest.partition(":")
-    try:
-        declared = 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-    except ValueError:
-        return False
-    slack_ticks = 2 * _ticks_per_frame(stream)
-    return float((end_pts + slack_ticks) * _time_base(stream)) < declared

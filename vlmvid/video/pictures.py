@@ -80,12 +80,14 @@ _HALVED_CHROMA = ("yuv420p", "yuvj420p")
 class FrameConverter:
     """Turns decoded frames of one file into upright RGB pictures; belongs to one thread.
 
-    It keeps swscale's tables and a scratch picture between frames.
+    It keeps swscale's tables and a scratch picture between frames. `orientation` holds for all frames;
+    None takes what each frame says of itself.
     """
 
-    def __init__(self, path: str, image_size: int | None = None) -> None:
+    def __init__(self, path: str, image_size: int | None = None, orientation: Orientation | None = None) -> None:
         self.path = path
         self.image_size = image_size
+        self.orientation = orientation
         self._reformatter = VideoReformatter()
         self._scratch = np.empty((0, 0), dtype=np.uint8)
 
@@ -97,7 +99,7 @@ class FrameConverter:
         Transparent pixels are laid over white: what is stored beneath them is arbitrary.
         """
         size = self.image_size
-        orientation = orientation_of(frame, self.path)
+        orientation = self.orientation or orientation_of(frame, self.path)
         if frame.format.name == "pal8" or any(part.is_alpha for part in frame.format.components):
             upright = turned_upright(self._over_white(frame), orientation)
             if size is None:

@@ -32,6 +32,7 @@ class PyAVReader:
     """`VideoReader` on PyAV; see `vlmvid.video.reader.open_video` for arguments and errors."""
 
     name = "pyav"
+    chosen_because = "asked for by name"
 
     def __init__(self, path: str, options: ReaderOptions = ReaderOptions()) -> None:  # noqa: B008 - a frozen value
         self.path = path
@@ -107,6 +108,7 @@ class PyAVReader:
         wanted = checked_indices(indices, self.num_frames, self.path)
         if not wanted.size:
             return FrameBatch(np.empty((0, 3, self.height, self.width), dtype=np.uint8), np.empty(0))
+        _ = self._orientation_of_all  # decodes the first frame, so not from within a decoding thread
         batch: list[NDArray[np.uint8]] = []
         lock = threading.Lock()
 
@@ -144,11 +146,15 @@ class PyAVReader:
     ) -> None:
         self.close()
 
+    @cached_property
+    def _orientation_of_all(self) -> Orientation | None:
+        return self.orientation if self.index.has_orientation_message else None
+
     @property
     def _converter(self) -> FrameConverter:
         # Several threads decode for one request, and each needs a converter of its own.
         if not hasattr(self._local, "converter"):
-            self._local.converter = FrameConverter(self.path, self.options.image_size)
+            self._local.converter = FrameConverter(self.path, self.options.image_size, self._orientation_of_all)
         return cast(FrameConverter, self._local.converter)
 
     @cached_property

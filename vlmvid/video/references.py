@@ -14,6 +14,7 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 
 _START_CODE = b"\x00\x00\x01"
+_ORIENTATION_PAYLOAD = 47
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,36 +56,70 @@ class ReferenceReader:
 
     def read(self, packet: Packet[VideoStream]) -> PacketReferences:
         """What `packet` says; a packet whose units cannot be followed is referred to and no refresh."""
-        units = self._sized_units(memoryview(packet)) if self._length_size else _raw_units(bytes(packet))
-        return _of_h264(units) if self._codec == "h264" else _of_hevc(units)
+        return _of_h264(self._units(packet)) if self._codec == "h264" else _of_hevc(self._units(packet))
 
-    def _sized_units(self, data: memoryview) -> Iterator[bytes]:
-        """The first two bytes of every unit; an empty one where the lengths do not add up."""
+    def has_orientation_message(self, packet: Packet[VideoStream]) -> bool:
+        """True when the packet carries a display orientation message (SEI payload 47)."""
+        kind_of, message, header = (_h264_kind, 6, 1) if self._codec == "h264" else (_hevc_kind, 39, 2)
+        messages = (unit[header:] for unit in self._units(packet) if len(unit) > header and kind_of(unit) == message)
+        return any(_ORIENTATION_PAYLOAD in _payload_types(data) for data in messages)
+
+    def _units(self, packet: Packet[VideoStream]) -> Iterator[memoryview]:
+        data = memoryview(packet)
+        return self._sized_units(data) if self._length_size else _raw_units(data)
+
+    def _sized_units(self, data: memoryview) -> Iterator[memoryview]:
+        """Every unit; an empty one where the lengths do not add up."""
         size = self._length_size
         offset = 0
         while offset < len(data):
             start = offset + size
             offset = start + int.from_bytes(data[offset:start], "big")
             if offset > len(data) or offset == start:
-                yield b""
+                yield data[:0]
                 return
-            yield bytes(data[start : start + 2])
+            yield data[start:offset]
 
 
-def _raw_units(data: bytes) -> Iterator[bytes]:
-    """The first two bytes of every unit behind a start code (Annex B)."""
-    found = data.find(_START_CODE)
+def _raw_units(data: memoryview) -> Iterator[memoryview]:
+    """Every unit behind a start code (Annex B)."""
+    copy = bytes(data)
+    found = copy.find(_START_CODE)
     while found >= 0:
-        yield data[found + 3 : found + 5]
-        found = data.find(_START_CODE, found + 3)
+        after = copy.find(_START_CODE, found + 3)
+        yield data[found + 3 : after if after >= 0 else len(copy)]
+        found = after
 
 
-def _of_h264(units: Iterator[bytes]) -> PacketReferences:
+def _payload_types(data: memoryview) -> Iterator[int]:
+    """The types of the payloads in a message unit (ITU-T H.264, 7.3.2.3.1)."""
+    offset = 0
+    while offset + 2 < len(data):  # the last byte holds the trailing bits
+        numbers = []
+        for _ in range(2):
+            value = 0
+            while offset < len(data) and data[offset] == 0xFF:
+                value, offset = value + 0xFF, offset + 1
+            numbers.append(value + (data[offset] if offset < len(data) else 0))
+            offset += 1
+        yield numbers[0]
+        offset += numbers[1]
+
+
+def _h264_kind(unit: memoryview) -> int:
+    return unit[0] & 0x1F
+
+
+def _hevc_kind(unit: memoryview) -> int:
+    return unit[0] >> 1 & 0x3F
+
+
+def _of_h264(units: Iterator[memoryview]) -> PacketReferences:
     first = None
     for unit in units:
         if not unit:
             return _UNKNOWN
-        kind = unit[0] & 0x1F
+        kind = _h264_kind(unit)
         if 1 <= kind <= 5:  # slices
             if first is None:
                 first = kind
@@ -93,12 +128,12 @@ def _of_h264(units: Iterator[bytes]) -> PacketReferences:
     return _UNKNOWN if first is None else PacketReferences(0, False)
 
 
-def _of_hevc(units: Iterator[bytes]) -> PacketReferences:
+def _of_hevc(units: Iterator[memoryview]) -> PacketReferences:
     layer = -1
     for unit in units:
         if len(unit) < 2:
             return _UNKNOWN
-        kind, nuh_layer = unit[0] >> 1 & 0x3F, (unit[0] & 1) << 5 | unit[1] >> 3
+        kind, nuh_layer = _hevc_kind(unit), (unit[0] & 1) << 5 | unit[1] >> 3
         if kind > 31:  # parameter sets, messages
             continue
         if nuh_layer:  # a second view or a scalable layer refers across layers
