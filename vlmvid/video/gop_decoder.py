@@ -224,11 +224,12 @@ class GopDecoder:
         wanted = dict(left)
         damaged: list[int] = []
         seen: list[int] = []
+        reorders = index.reorders
         # After the last wanted frame the decoder is still emptied: frames that it refers to may come
         # out behind it, and tell of damage only then.
         for frame in self._frames(self._needed(run, needed, damaged), damaged):
             pts = -1 if frame.pts is None else frame.pts
-            if not index.reorders and seen and pts <= seen[-1]:
+            if not reorders and seen and pts <= seen[-1]:
                 raise DecodeError(
                     f"{self.path}: the timestamps are false: the frame at {pts} comes after the one at {seen[-1]} "
                     f"(ticks of {index.time_base} s), although none is said to be decoded out of order; encode the "

@@ -32,6 +32,8 @@ class PacketReferences:
 
 
 _UNKNOWN = PacketReferences(-1, False)
+_REFRESH = PacketReferences(-1, True)
+_DISPOSABLE = PacketReferences(0, False)
 
 
 class ReferenceReader:
@@ -115,17 +117,17 @@ def _hevc_kind(unit: memoryview) -> int:
 
 
 def _of_h264(units: Iterator[memoryview]) -> PacketReferences:
-    first = None
+    first = 0
     for unit in units:
         if not unit:
             return _UNKNOWN
-        kind = _h264_kind(unit)
+        header = unit[0]
+        kind = header & 0x1F
         if 1 <= kind <= 5:  # slices
-            if first is None:
-                first = kind
-            if unit[0] & 0x60:  # nal_ref_idc; both fields of a picture must be without
-                return PacketReferences(-1, first == 5)
-    return _UNKNOWN if first is None else PacketReferences(0, False)
+            first = first or kind
+            if header & 0x60:  # nal_ref_idc; both fields of a picture must be without
+                return _REFRESH if first == 5 else _UNKNOWN
+    return _DISPOSABLE if first else _UNKNOWN
 
 
 def _of_hevc(units: Iterator[memoryview]) -> PacketReferences:
