@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 
-from vlmvid.config.schema import DataConfig
+from vlmvid.config.schema import DataConfig, SamplingConfig
 from vlmvid.data import open_dataset
 from vlmvid.data.synthetic.dataset import SyntheticDataset, SyntheticOptions
 from vlmvid.data.synthetic.draw import render
@@ -356,7 +356,17 @@ def test_unknown_dataset_names_the_nearest() -> None:
 def test_a_sampling_that_would_break_temporal_pairs_is_refused(num_frames: int, fits: bool) -> None:
     dataset = SyntheticDataset(SyntheticOptions(num_frames=24))
     if fits:
-        dataset.check_sampling(num_frames)
+        dataset.check_sampling(SamplingConfig(num_frames=num_frames))
     else:
         with pytest.raises(ConfigError, match="no odd multiple"):
-            dataset.check_sampling(num_frames)
+            dataset.check_sampling(SamplingConfig(num_frames=num_frames))
+
+
+def test_a_policy_that_would_break_temporal_pairs_is_refused() -> None:
+    dataset = SyntheticDataset(SyntheticOptions(num_frames=24))
+    for sampling in (
+        SamplingConfig(num_frames=8, policy="tsn_random"),
+        SamplingConfig(num_frames=8, num_clips=2),
+    ):
+        with pytest.raises(ConfigError, match="temporal pair"):
+            dataset.check_sampling(sampling)

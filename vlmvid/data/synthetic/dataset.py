@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from vlmvid.config.base import Config
+from vlmvid.config.schema import SamplingConfig
 from vlmvid.data.base import Dataset, Defect, require_unique_ids
 from vlmvid.data.synthetic.draw import render
 from vlmvid.data.synthetic.gallery import PlannedClip, test_clips, training_clips, validation_clips
@@ -50,9 +51,14 @@ class SyntheticDataset(Dataset):
         super().__init__(options)
         self._planned: dict[str, PlannedClip] | None = None
 
-    def check_sampling(self, num_frames: int) -> None:
-        """Temporal pairs need an odd number of video frames per sampled frame."""
-        options = self.options
+    def check_sampling(self, sampling: SamplingConfig) -> None:
+        """Temporal pairs need uniform sampling, and an odd number of video frames per sampled frame."""
+        options, num_frames = self.options, sampling.num_frames
+        if sampling.policy != "uniform" or sampling.num_clips != 1:
+            raise ConfigError(
+                f"decode.sampling.policy={sampling.policy!r} with num_clips={sampling.num_clips} does not give the two "
+                "clips of a temporal pair the same frames; use policy 'uniform' with num_clips=1"
+            )
         if options.num_frames % num_frames or (options.num_frames // num_frames) % 2 == 0:
             raise ConfigError(
                 f"data.options.num_frames={options.num_frames} is no odd multiple of "
