@@ -1,4 +1,4 @@
-"""Videos to frames, one task per shard."""
+"""Videos to frames that are kept, one task per shard."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def decode(
     retry_failed: bool = False,
     verify: bool = False,
 ) -> ArtifactRef:
-    """Videos to frames, one task per shard."""
+    """Videos to frames that are kept, one task per shard."""
     request = make_request(recipe, overrides or (), home=home, retry_failed=retry_failed, verify=verify)
     with stage_run(request, "decode") as cached:
         if cached is not None:

@@ -1,4 +1,4 @@
-"""Frames and texts to features, one task per shard."""
+"""Frames, or videos where frames are not kept, and texts to features, one task per shard."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def encode(
     retry_failed: bool = False,
     verify: bool = False,
 ) -> ArtifactRef:
-    """Frames and texts to features, one task per shard."""
+    """Frames, or videos where frames are not kept, and texts to features, one task per shard."""
     request = make_request(recipe, overrides or (), home=home, retry_failed=retry_failed, verify=verify)
     with stage_run(request, "encode") as cached:
         if cached is not None:

@@ -6,6 +6,7 @@ from prefect import Flow, flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows.align import align
+from flows.curate import curate
 from flows.decode import decode
 from flows.encode import encode
 from flows.evaluate import evaluate
@@ -16,7 +17,7 @@ from vlmvid.artifacts import ArtifactRef
 from vlmvid.pipeline import make_request, pipeline_run, preflight, summarise, summary_markdown
 
 STAGE_FLOWS: dict[str, Flow[..., ArtifactRef]] = {
-    flow.name: flow for flow in (ingest, decode, encode, align, evaluate, register, search)
+    flow.name: flow for flow in (ingest, curate, decode, encode, align, evaluate, register, search)
 }
 
 

@@ -14,7 +14,7 @@ from vlmvid.video.writer import write_mp4
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (40, 40, 220), "yellow": (220, 220, 40)}
 RECIPE: dict[str, Any] = {
     "name": "tiny",
-    "decode": {"sampling": {"num_frames": 2}, "image_size": 32},
+    "decode": {"sampling": {"num_frames": 2}, "image_size": 32, "keep_frames": True},
     "encode": {
         "vision": {"backbone": "timm:test_vit", "pretrained": False, "image_size": 32},
         "text": {"encoder": "minilm"},
@@ -25,7 +25,8 @@ RECIPE: dict[str, Any] = {
         "checkpoint_every": 2,
     },
     "evaluate": {"tasks": ["retrieval"], "num_bootstrap": 100},
-    "options": {"shard_size": 4, "max_failed_fraction": 0.0},
+    # In this process: a worker takes longer to start than all these clips to decode.
+    "options": {"shard_size": 4, "max_failed_fraction": 0.0, "decode_workers": 0},
 }
 
 

@@ -18,8 +18,9 @@ from vlmvid.errors import ConfigError, VlmvidError
 
 STAGE_HELP = {
     "ingest": "read the dataset, make generated videos, digest the source files",
-    "decode": "videos to frames",
-    "encode": "frames and texts to features",
+    "curate": "measure the clips and keep those that pass the rules",
+    "decode": "videos to frames that are kept",
+    "encode": "frames, or videos where frames are not kept, and texts to features",
     "align": "learn heads and the temporal module on stored features",
     "evaluate": "measure the aligned model",
     "register": "build the model folder and register it",
@@ -72,7 +73,26 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--top-k", type=int, default=5)
     search.add_argument("--json", action="store_true", help="one JSON document on stdout")
     search.set_defaults(command=_search)
+    text = "a Parquet table of the video files below a folder: what they hold and what is wrong with them"
+    probe = _media_command(commands, "probe-media", _probe_media, text)
+    probe.add_argument("folder")
+    probe.add_argument("--out", default="media.parquet", help="the table (default: ./media.parquet)")
+    probe.add_argument("--workers", type=int, help="processes (default: one per core; 0 = this process, no limits)")
+    inspect = _media_command(commands, "inspect", _inspect, "what one video file holds and what is wrong with it")
+    inspect.add_argument("video")
+    inspect.set_defaults(workers=1)
     return parser
+
+
+def _media_command(
+    commands: Any, name: str, function: Callable[[argparse.Namespace], int], text: str
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text)
+    command.add_argument("--every-frame", action="store_true", help="decode every frame, not ten per file")
+    command.add_argument("--timeout", type=float, default=300.0, metavar="SECONDS", help="per file (default: 300)")
+    command.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    command.set_defaults(command=function)
+    return command
 
 
 def _recipe_command(
@@ -153,6 +173,34 @@ def _search(arguments: argparse.Namespace) -> int:
     hits = search_index(arguments.text, model=arguments.model, index=arguments.index, top_k=arguments.top_k)
     _print([hit.model_dump() for hit in hits] if arguments.json else hits_table(hits))
     return 0
+
+
+def _probe_media(arguments: argparse.Namespace) -> int:
+    from vlmvid.pipeline.probe import probe_folder, summary_table
+
+    summary = probe_folder(
+        arguments.folder, arguments.out, _media_options(arguments), every_frame=arguments.every_frame
+    )
+    _print(summary if arguments.json else summary_table(summary))
+    return 0
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from vlmvid.pipeline.probe import probe_file, row_words
+
+    row = probe_file(arguments.video, _media_options(arguments), every_frame=arguments.every_frame)
+    _print({name: value for name, value in row.items() if name != "path_bytes"} if arguments.json else row_words(row))
+    return 0
+
+
+def _media_options(arguments: argparse.Namespace) -> Any:
+    from vlmvid.config.schema import RunOptions
+
+    if arguments.workers is not None and arguments.workers < 0:
+        raise ConfigError(f"--workers {arguments.workers} must be at least 0")
+    if not arguments.timeout > 0:
+        raise ConfigError(f"--timeout {arguments.timeout} must be more than 0 seconds")
+    return RunOptions(decode_workers=arguments.workers, decode_timeout_seconds=arguments.timeout)
 
 
 def _print(value: object) -> None:

@@ -46,7 +46,7 @@ def test_the_recipe_in_the_readme_is_valid() -> None:
     text = re.search(r"```yaml\n(# my\.yaml\n.*?)```", README, re.DOTALL)
     assert text is not None
     recipe = validate(Recipe, yaml.safe_load(text[1]), source="README")
-    assert recipe.stages() == ("ingest", "decode", "encode", "align", "evaluate", "register")
+    assert recipe.stages() == ("ingest", "encode", "align", "evaluate", "register")
 
 
 def test_the_manifest_row_in_the_readme_is_valid() -> None:

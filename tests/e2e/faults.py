@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,20 +60,27 @@ def moments(home: Path) -> list[Moment]:
     return found
 
 
-def run(home: Path, prefect_api: str, *, kill_at: int | None = None, timeout_seconds: float = 300) -> int:
-    """Run the fault recipe in a process of its own; kill -9 its group once `kill_at` moments have passed.
+def run(
+    home: Path,
+    prefect_api: str,
+    *overrides: str,
+    kill_when: Callable[[Path], bool] | None = None,
+    timeout_seconds: float = 300,
+) -> int:
+    """Run the fault recipe in a process of its own; kill -9 its group once `kill_when` says so of the home.
 
     Returns the exit code, -9 when it was killed.
     """
     environment = {**os.environ, "PREFECT_API_URL": prefect_api, "VLMVID_HOME": str(home)}
     environment.pop("MLFLOW_TRACKING_URI", None)
     command = [sys.executable, "-m", "vlmvid.cli", "run", str(RECIPE)]
+    command += [word for override in overrides for word in ("-o", override)]
     log = home.with_suffix(".log").open("ab")
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
     deadline = time.monotonic() + timeout_seconds
     try:
         while process.poll() is None:
-            if kill_at is not None and count_moments(home) >= kill_at:
+            if kill_when is not None and kill_when(home):
                 os.killpg(process.pid, signal.SIGKILL)
                 return process.wait()
             if time.monotonic() > deadline:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import random
 import resource
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.faults import Moment, Outcome, moments, outcome, run
+from tests.e2e.faults import Moment, Outcome, count_moments, moments, outcome, run
 from tests.unit.tracking_fixtures import client_of, fresh_home
+from vlmvid.artifacts.ledger import read_lines
 
 pytestmark = pytest.mark.prefect
 NUM_MOMENTS = 10
@@ -52,7 +54,8 @@ def draw(all_moments: list[Moment]) -> list[Moment]:
 
 def check(moment: Moment, expected: Outcome, prefect_api: str, folder: Path) -> None:
     home = fresh_home(folder / f"killed-at-{moment.number}")
-    assert run(home, prefect_api, kill_at=moment.number) == -9, f"{moment} did not come before the end"
+    killed = run(home, prefect_api, kill_when=lambda home: count_moments(home) >= moment.number)
+    assert killed == -9, f"{moment} did not come before the end"
     assert run(home, prefect_api) == 0, home.with_suffix(".log").read_text()[-3000:]
     assert outcome(home, client_of(home)) == expected, f"killed at {moment}"
     shutil.rmtree(home)
@@ -63,6 +66,26 @@ def test_killed_in(stage: str, baseline: tuple[Outcome, list[Moment]], prefect_a
     expected, all_moments = baseline
     moment = next(moment for moment in draw(all_moments) if moment.stage == stage)
     check(moment, expected, prefect_api, tmp_path)
+
+
+def test_killed_while_frames_go_from_the_decoder_to_the_backbone(
+    baseline: tuple[Outcome, list[Moment]], prefect_api: str, tmp_path: Path
+) -> None:
+    """The frames are not kept, and two workers decode: still the bytes of the run that keeps them."""
+    expected, _ = baseline
+    home = fresh_home(tmp_path / "fused")
+    fused = ("decode.keep_frames=false", "options.decode_workers=2")
+
+    def first_shard_is_encoded(home: Path) -> bool:
+        return any(moment.name == "shard.written" for moment in moments(home))
+
+    assert run(home, prefect_api, *fused, kill_when=first_shard_is_encoded) == -9
+    written = [row["stage"] for row in read_lines(home / "events.jsonl") if row["event"] == "shard.written"]
+    assert set(written) == {"encode"} and len(written) < 3
+    assert run(home, prefect_api, *fused) == 0, home.with_suffix(".log").read_text()[-3000:]
+    runs = {stage: status for stage, status in expected.runs.items() if stage != "decode"}
+    assert outcome(home, client_of(home)) == dataclasses.replace(expected, runs=runs)
+    assert not (home / "clips" / "decode").exists()
 
 
 @pytest.mark.long

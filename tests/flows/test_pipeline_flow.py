@@ -73,6 +73,26 @@ def test_the_flow_runs_records_and_registers_once(prefect_api: str, tracked_home
     assert len(client_of(tracked_home).search_model_versions("name='tiny-model'")) == 1
 
 
+def test_without_kept_frames_each_shard_is_decoded_and_encoded_by_one_task(
+    prefect_api: str, tracked_home: Path, tmp_path: Path
+) -> None:
+    from flows.pipeline import pipeline
+
+    recipe = write_recipe(tmp_path, write_dataset(tmp_path), align=None, evaluate=None)
+    (tmp_path / "clip3.mp4").write_bytes(b"")
+    started = datetime.now(UTC)
+    overrides = ["decode.keep_frames=false", "options.max_failed_fraction=0.5", "options.decode_workers=2"]
+    results = pipeline(str(recipe), overrides)
+    assert list(results) == ["ingest", "encode"]
+    names = [name for name, _ in task_runs_since(started) if not name.endswith("-0")]  # those are the stages' flows
+    assert sorted(names) == ["encode index", "encode shard 1", "encode shard 2", "encode shard 3", "ingest"]
+    counts = json.loads((Path(results["encode"].uri) / "manifest.json").read_text())["counts"]
+    assert (counts["ok"], counts["failed_permanent"]) == (9, 1)
+    assert pipeline(str(recipe), overrides) == results
+    names = [name for name, _ in task_runs_since(started)]
+    assert names.count("ingest") == 2 and names.count("encode shard 1") == 1
+
+
 def test_the_registered_model_encodes_a_video_and_a_text(
     prefect_api: str, tracked_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

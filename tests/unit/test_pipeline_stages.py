@@ -12,54 +12,27 @@ import numpy as np
 import pytest
 
 from tests.tiny import COLOURS, read_rows, write_clip, write_dataset, write_recipe, write_rows
+from tests.unit.pipeline_fixtures import (
+    NO_TRACKING,
+    count_opens,
+    published,
+    request_for,
+    run,
+    run_with_a_file_away,
+    statuses,
+)
 from tests.unit.tracking_fixtures import fresh_home
-from vlmvid.artifacts import ArtifactRef
-from vlmvid.artifacts.ledger import read_lines
 from vlmvid.errors import ArtifactError, ConfigError, DatasetError, StageError
-from vlmvid.pipeline import STAGES, RunRequest, make_request
+from vlmvid.pipeline import RunRequest, make_request
 from vlmvid.pipeline.context import open_context
 from vlmvid.pipeline.index import read_index
 from vlmvid.pipeline.plan import accept_code_change, plan
 from vlmvid.pipeline.session import pipeline_run
-from vlmvid.video import pyav_reader
-
-NO_TRACKING = {"tracking": {"enabled": False}}
 
 
 @pytest.fixture
 def manifest(tmp_path: Path) -> Path:
     return write_dataset(tmp_path)
-
-
-def run(request: RunRequest, *names: str) -> dict[str, ArtifactRef]:
-    with pipeline_run(request) as context:
-        return {name: STAGES[name].run(request) for name in names or context.recipe.stages()}  # type: ignore[index]
-
-
-def statuses(request: RunRequest) -> dict[str, tuple[str, str]]:
-    return {p.name: (p.status, p.reason) for p in plan(request)}
-
-
-def request_for(
-    tmp_path: Path, home: Path, manifest: Path, overrides: tuple[str, ...] = (), **sections: Any
-) -> RunRequest:
-    return make_request(write_recipe(tmp_path, manifest, **{**NO_TRACKING, **sections}), overrides, home=home)
-
-
-def published(home: Path) -> list[str]:
-    return [row["stage"] for row in read_lines(home / "events.jsonl") if row["event"] == "stage.published"]
-
-
-def count_opens(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    opened: list[str] = []
-    original = pyav_reader.PyAVReader.__init__
-
-    def counted(self: Any, path: str, *args: Any, **kwargs: Any) -> None:
-        opened.append(str(path))
-        original(self, path, *args, **kwargs)
-
-    monkeypatch.setattr(pyav_reader.PyAVReader, "__init__", counted)
-    return opened
 
 
 def test_everything_is_cached_the_second_time_and_no_video_is_opened(
@@ -354,26 +327,15 @@ class TestSearch:
 
 class TestNothingStale:
     def test_a_clip_that_succeeds_on_the_second_try_reaches_everything_that_follows(
-        self, tmp_path: Path, home: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+        self, tmp_path: Path, home: Path, manifest: Path
     ) -> None:
-        from vlmvid.errors import DecodeError
-        from vlmvid.video import clip_decoder
-
         request = request_for(tmp_path, home, manifest, ("options.max_failed_fraction=0.5",))
-        original = clip_decoder.decode_clip
-
-        def failing(job: Any, *args: Any, **kwargs: Any) -> Any:
-            if "clip8" in job.path:
-                raise DecodeError("the disk is away", reason_code="io_error", transient=True)
-            return original(job, *args, **kwargs)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(clip_decoder, "decode_clip", failing)
-            first = run(request)
+        first = run_with_a_file_away(request, tmp_path / "clip8.mp4")
+        assert sum(row.status == "ok" for row in read_index(Path(first["encode"].uri))) == 9
         assert statuses(request)["decode"][1].startswith("1 clips failed for a passing reason")
         second = run(request)
         assert {s for s, _ in statuses(request).values()} == {"cached"}
-        for stage in ("encode", "align", "evaluate"):
+        for stage in ("align", "evaluate"):
             assert first[stage] != second[stage], f"{stage} was not computed again with the tenth clip"
         assert sum(row.status == "ok" for row in read_index(Path(second["encode"].uri))) == 10
         # Where the artifact was lost in between, the same content must still give the same keys.

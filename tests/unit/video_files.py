@@ -37,9 +37,9 @@ def grey_level(number: int) -> int:
     return 24 + 4 * number
 
 
-def numbered_frame(number: int) -> np.ndarray:
+def numbered_frame(number: int, size: tuple[int, int] = SIZE) -> np.ndarray:
     """uint8 (H, W, 3): grey, with a white bar along the top edge and a black one along the left."""
-    frame = np.full((*SIZE, 3), grey_level(number), dtype=np.uint8)
+    frame = np.full((*size, 3), grey_level(number), dtype=np.uint8)
     frame[:, :8] = 0
     frame[:8] = 255
     return frame
@@ -49,7 +49,8 @@ def frame_numbers(frames: np.ndarray) -> list[int]:
     """Which test frames these are: uint8 (T, 3, H, W) in, numbers out."""
     height, width = frames.shape[2:]
     centre = frames[:, :, height // 2 :, width // 2 :].astype(np.float64).mean(axis=(1, 2, 3))
-    return [int(round((value - grey_level(0)) / 4)) for value in centre]
+    # swscale gives greys of more than 8 bits up to 2 too dark, so the middle lies a little lower.
+    return [int(round((value + 0.5 - grey_level(0)) / 4)) for value in centre]
 
 
 def write_video(
@@ -61,17 +62,22 @@ def write_video(
     ticks: Sequence[int] = range(NUM_FRAMES),
     time_base: Fraction = Fraction(1, FPS),
     rotation: float | None = None,
+    display_matrix: Sequence[int] | None = None,
+    pix_fmt: str = "yuv420p",
+    size: tuple[int, int] = SIZE,
 ) -> Path:
     """One test frame per entry of `ticks`, shown at that many units of `time_base`."""
     with av.open(str(path), "w", options=options or {}) as container:
         stream: Any = container.add_stream(codec, rate=FPS, options=X264 if codec_options is None else codec_options)
-        stream.height, stream.width = SIZE
-        stream.pix_fmt = "yuv420p"
+        stream.height, stream.width = size
+        stream.pix_fmt = pix_fmt
         stream.time_base = stream.codec_context.time_base = time_base
         if rotation is not None:
             stream.set_display_rotation(rotation)
+        if display_matrix is not None:
+            stream.set_display_matrix(display_matrix)
         for number, tick in enumerate(ticks):
-            frame = av.VideoFrame.from_ndarray(numbered_frame(number), format="rgb24")
+            frame = av.VideoFrame.from_ndarray(numbered_frame(number, size), format="rgb24")
             frame.pts, frame.time_base = tick, time_base
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

@@ -17,7 +17,18 @@ from pathlib import Path
 
 PACKAGE = "vlmvid"
 PLUMBING = ("errors", "registry", "config", "artifacts", "tracking", "pipeline", "cli")
-PACKAGES_THAT_DECIDE = ("av", "decord", "numpy", "PIL", "timm", "tokenizers", "torch", "transformers")
+PACKAGES_THAT_DECIDE = (
+    "av",
+    "decord",
+    "numpy",
+    "PIL",
+    "py3langid",
+    "scipy",
+    "timm",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
 _DISTRIBUTION = {"PIL": "pillow"}
 
 

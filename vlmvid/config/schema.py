@@ -35,10 +35,16 @@ _READ_BY: dict[str, tuple[SamplingPolicy, ...]] = {
 
 
 class DataConfig(Config):
-    """Which dataset, by its registered name; `options` are validated by the dataset's own class."""
+    """Which dataset, by its registered name; `options` are validated by the dataset's own class.
+
+    `restrict_root` keeps a dataset that others wrote inside one folder: a video, picture or caption file
+    whose real place (links resolved) is elsewhere becomes a defect (``outside_root``) and is not read.
+    The manifest itself may lie anywhere.
+    """
 
     name: str = Field(description="registered dataset: synthetic, image_text, manifest, folder")
     options: dict[str, Any] = Field(default_factory=dict)
+    restrict_root: str | None = Field(default=None, description="a folder; None = files may lie anywhere")
 
 
 class CurateConfig(Config):
@@ -131,7 +137,7 @@ class DecodeConfig(Config):
 
     sampling: SamplingConfig
     image_size: int = Field(gt=0, le=4096, description="side in pixels after resize and centre crop")
-    reader: Literal["auto", "pyav", "decord"] = "auto"
+    reader: Literal["auto", "pyav", "torchcodec", "decord"] = "auto"
     keep_frames: bool = Field(
         default=False,
         description="True: a stage of its own stores the frames; False: they go from the decoder to the backbone",

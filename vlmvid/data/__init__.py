@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
 from vlmvid.config.load import validate
 from vlmvid.config.schema import DataConfig
 from vlmvid.data.base import Dataset
+from vlmvid.errors import ConfigError
 from vlmvid.registry import Registry
 
 # Strings, so that a recipe loads only the dataset it names.
@@ -18,11 +20,18 @@ DATASETS.register("folder", "vlmvid.data.folder:FolderDataset")
 
 
 def open_dataset(config: DataConfig) -> Dataset:
-    """The dataset of a recipe; raises ConfigError for an unknown name or wrong options."""
+    """The dataset of a recipe; raises ConfigError for an unknown name or wrong options or root."""
     module, _, name = DATASETS.get(config.name).partition(":")
     dataset_class: type[Dataset] = getattr(importlib.import_module(module), name)
     options = validate(dataset_class.options_class, config.options, source=f"data.options of {config.name!r}")
-    return dataset_class(options)
+    dataset = dataset_class(options)
+    if config.restrict_root is not None:
+        dataset.restrict_root = Path(config.restrict_root).expanduser().absolute()
+        if not dataset.restrict_root.is_dir():
+            raise ConfigError(
+                f"data.restrict_root: {dataset.restrict_root} is no folder; give the folder that holds the files"
+            )
+    return dataset
 
 
 __all__ = ["DATASETS", "Dataset", "open_dataset"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from vlmvid.errors import ConfigError, DecodeError
 from vlmvid.types import Split
+from vlmvid.video.paths import check_file, printable
 
 
 def find_root(root: str, package: str | None) -> Path:
@@ -25,12 +26,19 @@ def find_root(root: str, package: str | None) -> Path:
     return folder
 
 
-def read_text(path: Path) -> str:
-    """A caption file's text; raises DecodeError when it is not UTF-8 or cannot be read."""
+def read_text(path: Path, restrict_root: Path | None = None) -> str:
+    """A caption file's text; raises DecodeError when it is not UTF-8, cannot be read, or lies outside of the root."""
+    check_file(path, restrict_root)
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DecodeError(f"{path} cannot be read as UTF-8 text: {error}", reason_code="broken_caption") from error
+
+
+def check_name(path: Path) -> None:
+    """Raise DecodeError (``name_not_utf8``) for a path that no manifest or ledger can hold."""
+    if printable(path) != str(path):
+        raise DecodeError(f"the name {printable(path)} is not UTF-8; rename it", reason_code="name_not_utf8")
 
 
 def unit_hash(seed: int) -> Callable[[str], float]:

@@ -10,9 +10,10 @@ from pydantic import Field
 
 from vlmvid.config.base import Config
 from vlmvid.data.base import Dataset, Defect
-from vlmvid.data.files import find_root, read_text, split_of
+from vlmvid.data.files import check_name, find_root, read_text, split_of
 from vlmvid.errors import ConfigError, DecodeError
 from vlmvid.types import Clip
+from vlmvid.video.paths import printable
 
 VIDEO_SUFFIXES = (
     ".mp4",
@@ -83,10 +84,11 @@ class FolderDataset(Dataset):
         for path in self._videos:
             video_id = self._name(path)
             try:
+                check_name(path)
                 captions = self._captions(path)
                 windows = self._windows(path)
             except DecodeError as error:
-                defects.append(Defect(video_id, str(path), error.reason_code, str(error)))
+                defects.append(Defect(video_id, printable(path), error.reason_code, str(error)))
                 continue
             for number, (start, end) in enumerate(windows):
                 clips.append(
@@ -105,7 +107,7 @@ class FolderDataset(Dataset):
         return clips, defects
 
     def _name(self, path: Path) -> str:
-        return path.relative_to(self._root).as_posix()
+        return printable(path.relative_to(self._root).as_posix())
 
     def _list(self) -> list[Path]:
         found = self._root.rglob("*") if self.options.recursive else self._root.glob("*")
@@ -130,7 +132,7 @@ class FolderDataset(Dataset):
                     f"{sidecar} does not exist; write its captions, one per line", reason_code="missing_caption"
                 )
             return ()
-        captions = tuple(line.strip() for line in read_text(sidecar).splitlines() if line.strip())
+        captions = tuple(line.strip() for line in read_text(sidecar, self.restrict_root).splitlines() if line.strip())
         if not captions:
             raise DecodeError(f"{sidecar} is empty; write at least one caption", reason_code="empty_caption")
         return captions

@@ -19,9 +19,10 @@ from pydantic import Field
 
 from vlmvid.config.base import Config
 from vlmvid.data.base import Dataset, Defect, require_unique_ids
-from vlmvid.data.files import find_root, read_text, unit_hash
+from vlmvid.data.files import check_name, find_root, read_text, unit_hash
 from vlmvid.errors import ConfigError, DecodeError
 from vlmvid.types import Clip, Split
+from vlmvid.video.paths import check_file, printable
 from vlmvid.video.writer import write_mp4
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -118,9 +119,11 @@ class ImageTextDataset(Dataset):
         defects: list[Defect] = []
         for path in self._images:
             try:
+                check_name(path)
+                check_file(path, self.restrict_root)
                 captioned.append((path, self._captions(path)))
             except DecodeError as error:
-                defects.append(Defect(self._id(path), str(path), error.reason_code, str(error)))
+                defects.append(Defect(self._id(path), printable(path), error.reason_code, str(error)))
         group_of = join_captions([tuple(map(_normal, captions)) for _, captions in captioned])
         splits = self._splits(list(group_of.values()))
         selected = []
@@ -152,7 +155,7 @@ class ImageTextDataset(Dataset):
             raise DecodeError(
                 f"{sidecar} does not exist; write the caption of {path.name}", reason_code="missing_caption"
             )
-        captions = read_captions(read_text(sidecar), self.options.languages)
+        captions = read_captions(read_text(sidecar, self.restrict_root), self.options.languages)
         if not captions:
             raise DecodeError(
                 f"{sidecar} holds no caption in {', '.join(self.options.languages)}; write one",
@@ -172,7 +175,7 @@ class ImageTextDataset(Dataset):
         return images
 
     def _name(self, path: Path) -> str:
-        return path.relative_to(self._root).as_posix()
+        return printable(path.relative_to(self._root).as_posix())
 
     def _id(self, path: Path) -> str:
         # Two pictures may differ in the suffix alone; a PNG keeps the short name.

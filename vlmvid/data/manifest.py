@@ -12,8 +12,9 @@ from pydantic import ValidationError
 from vlmvid.config.base import Config
 from vlmvid.config.load import validation_message
 from vlmvid.data.base import Dataset, Defect, require_unique_ids
-from vlmvid.errors import DatasetError
+from vlmvid.errors import DatasetError, DecodeError
 from vlmvid.types import Clip
+from vlmvid.video.paths import check_file, local_path
 
 
 class ManifestOptions(Config):
@@ -37,11 +38,15 @@ class ManifestDataset(Dataset):
         """Nothing: the manifest's own content decides, and it is a source file."""
         return {}
 
+    def index_file(self) -> Path:
+        """The manifest."""
+        return self._path
+
     def source_files(self) -> dict[str, Path]:
         """The manifest and the video of every clip."""
         files = {self._path.name: self._path}
         for clip in self._read()[0]:
-            files[clip.path] = self._path.parent / clip.path
+            files[clip.path] = self._place(clip)
         return files
 
     def clips(self, folder: Path) -> tuple[list[Clip], list[Defect]]:
@@ -50,10 +55,17 @@ class ManifestDataset(Dataset):
         A row that gives captions, all of them blank, is a defect; one that gives none is a clip.
         """
         clips, defects = self._read()
-        return [c.model_copy(update={"path": str(self._path.parent / c.path)}) for c in clips], list(defects)
+        return [clip.model_copy(update={"path": str(self._place(clip))}) for clip in clips], list(defects)
+
+    def _place(self, clip: Clip) -> Path:
+        return Path(local_path(clip.path, self._path.parent))
 
     def _read(self) -> tuple[list[Clip], list[Defect]]:
         if self._rows is None:
+            try:
+                check_file(self._path)
+            except DecodeError as error:
+                raise DatasetError(f"manifest {self._path} cannot be read: {error}; check data.options.path") from error
             rows = read_parquet(self._path) if self._path.suffix == ".parquet" else read_json_lines(self._path)
             written = [(where, _clip(value, where)) for where, value in rows]
             if not written:
@@ -62,6 +74,11 @@ class ManifestDataset(Dataset):
             clips: list[Clip] = []
             defects: list[Defect] = []
             for where, clip in written:
+                try:
+                    self._place(clip)
+                except DecodeError as error:
+                    defects.append(Defect(clip.video_id, clip.path, error.reason_code, f"{where}: {error}"))
+                    continue
                 captions = tuple(caption for caption in clip.captions if caption.strip())
                 if captions or not clip.captions:
                     clips.append(clip.model_copy(update={"captions": captions}))

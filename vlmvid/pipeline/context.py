@@ -11,7 +11,7 @@ from vlmvid.artifacts.ref import Kind
 from vlmvid.config import Recipe, load_recipe
 from vlmvid.config.schema import StageName
 from vlmvid.errors import ArtifactError
-from vlmvid.pipeline.index import read_index
+from vlmvid.pipeline.index import IndexRow, read_index
 from vlmvid.pipeline.keys import StageKeys
 from vlmvid.pipeline.progress import StageProgress
 from vlmvid.pipeline.request import RunRequest
@@ -38,7 +38,7 @@ class RunContext:
         """The dataset's files as they are now."""
         if self._sources is None:
             self._sources = Sources(self.recipe.data, self.store)
-            self._sources.dataset.check_sampling(self.recipe.decode.sampling.num_frames)
+            self._sources.dataset.check_sampling(self.recipe.decode.sampling)
         return self._sources
 
     @property
@@ -78,7 +78,7 @@ class RunContext:
             return self._why_not_cached(stage)
         if stage == "ingest":
             return self.sources.why_stale(self.store.artifact_folder(stage, parts.key))
-        if stage in ("decode", "encode"):
+        if stage in ("curate", "decode", "encode"):
             return self._why_index_stale(stage, self.store.artifact_folder(stage, parts.key))
         if stage == "register" and not manifest.counts["registered"]:
             return "the model registry did not take the model the last time"
@@ -124,12 +124,13 @@ class RunContext:
         return ref
 
     def log_dataset(self, stage: StageName, num_rows: int, purpose: str) -> None:
-        """Record in the stage's run which data it read: the ingest key is the dataset's digest."""
+        """Record in the stage's run which data it read: the key of its clips is the dataset's digest."""
         run = self.stage_runs.get(stage)
         if run is not None:
             name = f"{self.recipe.name}/{self.recipe.data.name}"
-            key = self.keys.key("ingest")
-            run.log_dataset(name, key, str(self.store.artifact_folder("ingest", key)), num_rows, purpose)
+            source: StageName = "ingest" if stage == "ingest" else self.keys.rows_stage
+            key = self.keys.key(source)
+            run.log_dataset(name, key, str(self.store.artifact_folder(source, key)), num_rows, purpose)
 
     def _why_not_cached(self, stage: StageName) -> str:
         """The first thing that differs from the closest earlier result; for ingest, which file."""
@@ -158,13 +159,28 @@ class RunContext:
         missing = sum(known.get(key) != location for key, location in located.items())
         if missing:
             return f"{missing} stored clips are missing or damaged"
-        if stage != "decode":
-            return None
+        if stage == "encode":
+            changed = self._num_outcomes_changed(index)
+            if changed:
+                return f"{changed} clips that failed have another outcome of decoding now"
+            if self.recipe.decode.keep_frames:  # then the decode stage tries them again
+                return None
         transient = sum(row.status == "failed_transient" for row in index)
         if transient:
             return f"{transient} clips failed for a passing reason and are tried again"
         failed = sum(row.status.startswith("failed") for row in index)
         return f"--retry failed: {failed} clips are tried again" if failed and self.request.retry_failed else None
+
+    def _num_outcomes_changed(self, index: Sequence[IndexRow]) -> int:
+        """How many clips that have no features can be encoded by now, or fail for another reason."""
+        failed = {row.video_id: row for row in index if row.status.startswith("failed")}
+        if not failed:
+            return 0
+        if not self.recipe.decode.keep_frames:
+            return len(self.store.clips("decode").rows(row.key for row in failed.values()))
+        ref = self.store.ref("decode", self.keys.key("decode"))
+        decoded = read_index(Path(ref.uri)) if ref is not None else []
+        return sum(row != failed[row.video_id] for row in decoded if row.video_id in failed)
 
 
 @lru_cache(maxsize=8)

@@ -1,41 +1,48 @@
-"""The decode stage: source files to uint8 frames, shard by shard."""
+"""Decoding: source files to uint8 frames, for the stage that keeps them and for the encode stage."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlmvid.artifacts import ArtifactRef, LedgerRow
+from vlmvid.config.schema import RunOptions
 from vlmvid.errors import DecodeError
 from vlmvid.pipeline.context import RunContext, open_context
-from vlmvid.pipeline.index import failed_ids, make_index, require_enough, status_counts, write_index
+from vlmvid.pipeline.index import IndexRow, failed_ids, make_index, require_enough, status_counts, write_index
 from vlmvid.pipeline.ingest import read_rows
 from vlmvid.pipeline.request import RunRequest, ShardJob, ShardReport
 from vlmvid.pipeline.sharding import chunk, known_failures
 from vlmvid.pipeline.sources import SourceRow
 from vlmvid.types import FrameBatch
+from vlmvid.video.options import ClipJob, DecodeLimits
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 STAGE = "decode"
+MAX_DEFAULT_WORKERS = 16
+# The option that sets the limit which a clip hit, by reason code.
+LIMITS = {
+    "timeout": "decode_timeout_seconds",
+    "memory_limit": "decode_memory_mb",
+    "frame_too_large": "max_frame_pixels",
+}
 
 
 def plan_shards(request: RunRequest) -> list[ShardJob]:
-    """The shards still to decode: clips with neither a result nor a known permanent failure."""
+    """The shards still to decode: clips with neither stored frames nor a known permanent failure."""
     context = open_context(request)
-    rows = read_rows(context)
-    keys = {row.clip.video_id: _key(context, row) for row in rows}
+    keys = {row.clip.video_id: clip_key(context, row) for row in read_rows(context)}
     done = context.store.clips(STAGE).rows(keys.values())
     failed = known_failures(context, STAGE, keys.values())
-    seen: set[str] = set()
-    todo = []
-    for video_id, key in keys.items():
-        if key not in done and key not in failed and key not in seen:
-            seen.add(key)  # the same content under two names is decoded once
-            todo.append(video_id)
+    todo = first_of_each({video_id: key for video_id, key in keys.items() if key not in done and key not in failed})
     context.progress.begin(STAGE, len(todo), "clip")
     return chunk(STAGE, todo, context.recipe.options.shard_size)
 
@@ -44,39 +51,18 @@ def run_shard(request: RunRequest, job: ShardJob) -> ShardReport:
     """Decode the clips of one shard and store their frames; a broken clip is a ledger row."""
     context = open_context(request)
     by_id = {row.clip.video_id: row for row in read_rows(context)}
-    ledger = context.store.ledger(STAGE)
-    attempts: dict[str, int] | None = None  # read only when a clip fails: the ledger holds every clip
-    good: list[tuple[str, str, FrameBatch]] = []
-    bad: list[LedgerRow] = []
-    for video_id in job.video_ids:
-        row = by_id[video_id]
-        key = _key(context, row)
-        outcome = _decode(context, row)
-        if isinstance(outcome, FrameBatch):
-            good.append((video_id, key, outcome))
-        else:
-            status = "failed_transient" if outcome.transient else "failed_permanent"
-            if attempts is None:
-                attempts = {known: entry.attempts for known, entry in ledger.rows().items()}
-            bad.append(
-                LedgerRow.model_validate(
-                    {
-                        "key": key,
-                        "video_id": video_id,
-                        "stage": STAGE,
-                        "status": status,
-                        "reason_code": outcome.reason_code,
-                        "message": str(outcome),
-                        "attempts": attempts.get(key, 0) + 1,
-                    }
-                )
-            )
-        context.progress.advance(STAGE)
+    rows = [by_id[video_id] for video_id in job.video_ids]
+    good: list[tuple[SourceRow, FrameBatch]] = []
+    bad: list[tuple[SourceRow, DecodeError]] = []
+    with closing(decode_rows(context, rows)) as outcomes:
+        for row, outcome in zip(rows, outcomes, strict=True):
+            if isinstance(outcome, FrameBatch):
+                good.append((row, outcome))
+            else:
+                bad.append((row, outcome))
+            context.progress.advance(STAGE)
     shard = _write(context, good)
-    ledger.record(
-        [LedgerRow(key=key, video_id=video_id, stage=STAGE, status="ok", shard=shard) for video_id, key, _ in good]
-        + bad
-    )
+    record_outcomes(context, [row for row, _ in good], bad, shard=shard)
     context.store.events.emit("shard.written", stage=STAGE, shard=job.index, ok=len(good), failed=len(bad))
     return ShardReport(ok=len(good), failed=len(bad))
 
@@ -84,13 +70,11 @@ def run_shard(request: RunRequest, job: ShardJob) -> ShardReport:
 def finish(request: RunRequest) -> ArtifactRef:
     """Write the index of all clips; raises StageError when too many failed."""
     context = open_context(request)
-    keys = [(row.clip.video_id, _key(context, row)) for row in read_rows(context)]
+    keys = [(row.clip.video_id, clip_key(context, row)) for row in read_rows(context)]
     rows = context.store.clips(STAGE).rows(key for _, key in keys)
     index = make_index(keys, rows, context.store.ledger(STAGE).rows())
     require_enough(STAGE, index, context.recipe.options.max_failed_fraction)
-    for row in index:
-        if row.status != "ok":
-            logger.warning("decode: %s: %s (%s)", row.video_id, row.message, row.reason_code)
+    warn_of_failures(index)
     return context.publish(
         "decode",
         "frames",
@@ -100,37 +84,140 @@ def finish(request: RunRequest) -> ArtifactRef:
     )
 
 
-def _key(context: RunContext, row: SourceRow) -> str:
+def clip_key(context: RunContext, row: SourceRow) -> str:
+    """The key of a row's frames."""
     return context.keys.decode_key(row.source_sha256, row.clip.start_seconds, row.clip.end_seconds)
 
 
-def _decode(context: RunContext, row: SourceRow) -> FrameBatch | DecodeError:
-    from vlmvid.video.clip_decoder import decode_clip
-    from vlmvid.video.options import ClipJob
+def first_of_each(keys: dict[str, str]) -> list[str]:
+    """The video_ids of `keys` in order, one per key: the same content under two names is worked on once."""
+    first: dict[str, str] = {}
+    for video_id, key in keys.items():
+        first.setdefault(key, video_id)
+    return list(first.values())
 
-    outcome: FrameBatch | DecodeError
-    try:
-        job = ClipJob(row.path, row.clip.start_seconds, row.clip.end_seconds, identity=row.source_sha256)
-        outcome = decode_clip(job, context.recipe.decode)
-    except DecodeError as error:
-        outcome = error
-    except OSError as error:
-        outcome = DecodeError(f"{row.path} could not be read: {error}", reason_code="io_error", transient=True)
-    # Frames, and failures, are filed under the content that ingest saw: another content is another clip.
-    if context.sources.digest(Path(row.path)) != row.source_sha256:
-        return DecodeError(
-            f"{row.path} changed since it was ingested; run again to take its new content",
-            reason_code="changed_during_run",
-            transient=True,
+
+def decode_rows(context: RunContext, rows: Sequence[SourceRow]) -> Generator[FrameBatch | DecodeError]:
+    """The frames of each row, or why there are none, in the order of `rows`; later rows are decoded ahead."""
+    from vlmvid.video.isolation import shared_pool
+
+    if not rows:
+        return
+    options = context.recipe.options
+    pool = shared_pool(context.recipe.decode, decode_limits(options), num_workers(options))
+    yield from checked_outcomes(context, rows, pool.decode(clip_jobs(context, rows)))
+
+
+def clip_jobs(context: RunContext, rows: Iterable[SourceRow]) -> list[ClipJob]:
+    """The rows as the video package takes them; packet indexes are kept in the store, by content."""
+    folder, code = context.store.home / "packet_indexes", context.keys.packet_index_code
+    return [
+        ClipJob(
+            row.path,
+            row.clip.start_seconds,
+            row.clip.end_seconds,
+            identity=row.source_sha256,
+            index_path=str(folder / row.source_sha256[:2] / f"{row.source_sha256}-{code}.npz"),
         )
-    return outcome
+        for row in rows
+    ]
 
 
-def _write(context: RunContext, good: Sequence[tuple[str, str, FrameBatch]]) -> str:
+def checked_outcomes(
+    context: RunContext, rows: Sequence[SourceRow], outcomes: Iterable[T | DecodeError]
+) -> Generator[T | DecodeError]:
+    """`outcomes` of `rows`, one each, as they may be filed.
+
+    Results and failures belong to the content that ingest saw: for a file that has another one now
+    the outcome is a passing failure. A clip that hit a limit is told which option raises it.
+    """
+    for row, outcome in zip(rows, outcomes, strict=True):
+        if context.sources.digest(Path(row.path)) != row.source_sha256:
+            yield DecodeError(
+                f"{row.path} changed since it was ingested; run again to take its new content",
+                reason_code="changed_during_run",
+                transient=True,
+            )
+        elif isinstance(outcome, DecodeError):
+            yield _with_advice(outcome, context.recipe.options)
+        else:
+            yield outcome
+
+
+def record_outcomes(
+    context: RunContext,
+    good: Iterable[SourceRow],
+    bad: Sequence[tuple[SourceRow, DecodeError]],
+    *,
+    shard: str = "",
+) -> None:
+    """Write the ledger of decoding; `shard` names where the frames are kept, if they are."""
+    ledger = context.store.ledger(STAGE)
+    # Read only when a clip failed: the ledger holds every clip.
+    attempts = {key: row.attempts for key, row in ledger.rows().items()} if bad else {}
+    rows = [
+        LedgerRow(key=clip_key(context, row), video_id=row.clip.video_id, stage=STAGE, status="ok", shard=shard)
+        for row in good
+    ]
+    for row, error in bad:
+        key = clip_key(context, row)
+        rows.append(
+            LedgerRow(
+                key=key,
+                video_id=row.clip.video_id,
+                stage=STAGE,
+                status="failed_transient" if error.transient else "failed_permanent",
+                reason_code=error.reason_code,
+                message=str(error),
+                attempts=attempts.get(key, 0) + 1,
+            )
+        )
+    ledger.record(rows)
+
+
+def warn_of_failures(index: Iterable[IndexRow]) -> None:
+    """One log line per clip that could not be decoded."""
+    for row in index:
+        if row.status != "ok":
+            logger.warning("decode: %s: %s (%s)", row.video_id, row.message, row.reason_code)
+
+
+def num_workers(options: RunOptions) -> int:
+    """How many processes decode; 0 is this process."""
+    if options.decode_workers is not None:
+        return options.decode_workers
+    if os.name != "posix":
+        return 0  # workers do not run there
+    # What a container or a batch system grants, where the system can tell.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, MAX_DEFAULT_WORKERS)
+
+
+def decode_limits(options: RunOptions) -> DecodeLimits:
+    """What one file may cost before it is given up."""
+    return DecodeLimits(
+        seconds=options.decode_timeout_seconds,
+        memory_bytes=options.decode_memory_mb * 2**20,
+        max_frame_pixels=options.max_frame_pixels,
+    )
+
+
+def _with_advice(error: DecodeError, options: RunOptions) -> DecodeError:
+    option = LIMITS.get(error.reason_code)
+    if option is None:
+        return error
+    words = (
+        f"{error}; the limit is options.{option}, now {getattr(options, option)}: after raising it run again with "
+        "--retry failed"
+    )
+    return DecodeError(words, reason_code=error.reason_code, transient=error.transient)
+
+
+def _write(context: RunContext, good: Sequence[tuple[SourceRow, FrameBatch]]) -> str:
     if not good:
         return ""
     arrays: dict[str, NDArray[np.generic]] = {
-        "frames": np.stack([batch.frames for _, _, batch in good]),
-        "pts_seconds": np.stack([batch.pts_seconds for _, _, batch in good]),
+        "frames": np.stack([batch.frames for _, batch in good]),
+        "pts_seconds": np.stack([batch.pts_seconds for _, batch in good]),
     }
-    return context.store.clips(STAGE).write([key for _, key, _ in good], arrays)
+    return context.store.clips(STAGE).write([clip_key(context, row) for row, _ in good], arrays)

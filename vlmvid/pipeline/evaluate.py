@@ -59,7 +59,8 @@ def _write(context: RunContext, results: Sequence[TaskResult], folder: Path) -> 
         "vision backbone": recipe.encode.vision.backbone,
         "text encoder": recipe.encode.text.encoder,
         "temporal module": recipe.align.temporal.kind if recipe.align else "none",
-        **{f"{stage} key": context.keys.key(stage) for stage in recipe.stages() if stage != "register"},
+        # Without decode: the report is the same whether the recipe keeps frames or not.
+        **{f"{stage} key": context.keys.key(stage) for stage in recipe.stages() if stage not in ("decode", "register")},
     }
     write_bytes(folder / REPORT_FILE, markdown_report(results, header).encode())
 

@@ -57,7 +57,7 @@ def make_index(keys: Sequence[tuple[str, str]], rows: dict[str, Row], ledger: di
     for video_id, key in keys:
         if key in rows:
             index.append(IndexRow(video_id=video_id, key=key, status="ok", shard=rows[key].shard, row=rows[key].row))
-        elif key in ledger:
+        elif key in ledger and ledger[key].status != "ok":
             known = ledger[key]
             index.append(
                 IndexRow(

@@ -9,12 +9,13 @@ from pathlib import Path
 from vlmvid.artifacts import ArtifactRef, LedgerRow, hash_json
 from vlmvid.artifacts.files import canonical_json, write_bytes, write_json
 from vlmvid.artifacts.ledger import append_line, read_lines
+from vlmvid.config.schema import StageName
 from vlmvid.data.base import Defect
 from vlmvid.errors import DecodeError
 from vlmvid.pipeline.context import RunContext, open_context
 from vlmvid.pipeline.index import IndexRow, failed_ids, require_enough, status_counts
 from vlmvid.pipeline.request import RunRequest
-from vlmvid.pipeline.sources import CLIPS_FILE, MISSING, SOURCES_FILE, UNREADABLE, SourceRow, Sources
+from vlmvid.pipeline.sources import CLIPS_FILE, SOURCES_FILE, SourceRow, Sources
 from vlmvid.pipeline.sources import read_rows as read_artifact_rows
 from vlmvid.types import Clip
 
@@ -34,18 +35,11 @@ def compute(request: RunRequest) -> ArtifactRef:
     rows: list[SourceRow] = []
     for clip in clips:
         path = context.sources.folder / clip.path  # an absolute clip.path stays as it is
-        digest = context.sources.digest(path)
-        if clip.path in broken:
-            defects.append(Defect(clip.video_id, str(path), broken[clip.path].reason_code, str(broken[clip.path])))
-        elif digest == MISSING:
-            defects.append(
-                Defect(clip.video_id, str(path), "missing_file", f"{path} does not exist; mend the manifest")
-            )
-        elif digest.startswith(UNREADABLE):
-            words = f"{path} cannot be read ({digest.removeprefix(UNREADABLE)}); mend the file or the manifest"
-            defects.append(Defect(clip.video_id, str(path), "unreadable_file", words))
+        error = broken.get(clip.path) or context.sources.refusal(path)
+        if error is not None:
+            defects.append(Defect(clip.video_id, str(path), error.reason_code, str(error)))
         else:
-            rows.append(SourceRow(clip=clip, path=str(path), source_sha256=digest))
+            rows.append(SourceRow(clip=clip, path=str(path), source_sha256=context.sources.digest(path)))
     index = _record(context, rows, defects)
     require_enough(STAGE, index, context.recipe.options.max_failed_fraction)
     lines = "".join(row.model_dump_json() + "\n" for row in rows)
@@ -59,14 +53,17 @@ def compute(request: RunRequest) -> ArtifactRef:
     return ref
 
 
-def read_rows(context: RunContext) -> list[SourceRow]:
-    """The clips of the recipe with their files, in manifest order."""
-    folder = context.folder("ingest")
+def read_rows(context: RunContext, stage: StageName | None = None) -> list[SourceRow]:
+    """The clips of the recipe with their files, in manifest order: those that curation kept, if it curates.
+
+    `stage` asks for the clips of ``ingest`` or ``curate`` instead.
+    """
+    folder = context.folder(stage or context.keys.rows_stage)
     return list(_rows_of(folder, (folder / CLIPS_FILE).stat().st_mtime_ns))
 
 
 def read_clips(context: RunContext) -> list[Clip]:
-    """The clips of the recipe, in manifest order."""
+    """The clips of `read_rows`, without their files."""
     return [row.clip for row in read_rows(context)]
 
 

@@ -11,7 +11,7 @@ from vlmvid.artifacts import KeyParts, Store, hash_json
 from vlmvid.artifacts.code import code_closure, combined_digest, package_versions
 from vlmvid.config import Recipe
 from vlmvid.config.base import Config
-from vlmvid.config.schema import StageName
+from vlmvid.config.schema import STAGE_ORDER, StageName
 from vlmvid.errors import ConfigError
 from vlmvid.tracking.outage import without_password
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # The modules whose import closure decides a stage's result, and the packages that may decide it.
 STAGE_ROOTS: dict[str, tuple[str, ...]] = {
+    "curate": ("vlmvid.data.curation",),
+    "measure": ("vlmvid.video.measuring",),
     "decode": ("vlmvid.video.clip_decoder",),
     "encode": ("vlmvid.models.clip_encoder",),  # and the module of the recipe's own backbone family
     "text": ("vlmvid.models.text",),
@@ -30,6 +32,8 @@ STAGE_ROOTS: dict[str, tuple[str, ...]] = {
 }
 STAGE_PACKAGES: dict[str, tuple[str, ...]] = {
     "ingest": ("av", "numpy", "PIL"),
+    "curate": ("numpy", "py3langid", "scipy"),
+    "measure": ("av", "numpy", "PIL"),
     "decode": ("av", "decord", "numpy", "PIL"),
     "encode": ("timm", "torch", "transformers"),
     "text": ("tokenizers", "torch", "transformers"),
@@ -38,8 +42,15 @@ STAGE_PACKAGES: dict[str, tuple[str, ...]] = {
     "register": (),
     "search": ("numpy", "torch"),
 }
-# Marks what belongs to the text encoder among the code and packages of the encode stage.
+# The results of encode and curate are decided by several pieces of code; these mark the others than the stage's own
+# among its code and packages.
+DECODE_SUFFIX = " (decode)"
+MEASURE_SUFFIX = " (measure)"
 TEXT_SUFFIX = " (text)"
+PIECES: dict[str, dict[str, str]] = {
+    "encode": {"decode": DECODE_SUFFIX, "text": TEXT_SUFFIX},
+    "curate": {"measure": MEASURE_SUFFIX},
+}
 
 
 class StageKeys:
@@ -54,9 +65,12 @@ class StageKeys:
         self._code: dict[str, tuple[dict[str, str], dict[str, str], bool]] = {}
 
     def parts(self, stage: StageName) -> KeyParts:
-        """What the result of `stage` depends on; raises ConfigError when the recipe lacks the stage."""
+        """What the result of `stage` depends on; raises ConfigError when the recipe lacks the stage.
+
+        Every recipe has `decode`: a run takes the stage only where frames are kept, a user may ask for it.
+        """
         if stage not in self._parts:
-            if stage not in self._recipe.stages():
+            if stage not in self._recipe.stages() and stage != "decode":
                 raise ConfigError(
                     f"recipe {self._recipe.name!r} has no stage {stage!r}; it runs: "
                     f"{', '.join(self._recipe.stages())}. Add a {stage!r} section to it"
@@ -71,14 +85,12 @@ class StageKeys:
 
     def forget_from(self, stage: StageName) -> None:
         """Work out the parts of `stage` and what follows anew: a revision before them may have changed."""
-        order = self._recipe.stages()
-        for later in order[order.index(stage) :] if stage in order else ():
+        for later in STAGE_ORDER[STAGE_ORDER.index(stage) :]:
             self._parts.pop(later, None)
 
     def forget_after(self, stage: StageName) -> None:
         """Work out the parts of what follows `stage` anew."""
-        order = self._recipe.stages()
-        for later in order[order.index(stage) + 1 :]:
+        for later in STAGE_ORDER[STAGE_ORDER.index(stage) + 1 :]:
             self._parts.pop(later, None)
 
     @property
@@ -101,7 +113,7 @@ class StageKeys:
 
     def adopted(self, stage: str) -> bool:
         """Whether the user accepted older code for this stage."""
-        return self._resolved_code(stage)[2]
+        return any(self._resolved_code(piece)[2] for piece in (stage, *PIECES.get(stage, {})))
 
     def code_digest(self, stage: str) -> str:
         """One digest of the code of a stage, as it enters clip keys."""
@@ -109,6 +121,12 @@ class StageKeys:
         return combined_digest(code, packages)
 
     # Clip keys: what one clip's, or one text's, result depends on.
+
+    def measure_key(self, source_sha256: str, start_seconds: float, end_seconds: float | None) -> str:
+        """The clip key of what the curate stage measures."""
+        assert self._recipe.curate is not None  # the stage exists only with its section
+        num_frames = self._recipe.curate.num_frames
+        return hash_json([source_sha256, start_seconds, end_seconds, num_frames, self.code_digest("measure")])
 
     def decode_key(self, source_sha256: str, start_seconds: float, end_seconds: float | None) -> str:
         """The clip key of the decode stage."""
@@ -136,12 +154,17 @@ class StageKeys:
 
         return text_weights_digest(self._recipe.encode.text, hash_file=self._hash_file)
 
+    @cached_property
+    def packet_index_code(self) -> str:
+        """Digest of the code that reads packet indexes: part of the name under which one is kept."""
+        return combined_digest(code_closure(("vlmvid.video.packet_index",))[0], {})[:12]
+
     def _hash_file(self, path: Path) -> str:
         return self._store.digests.digest(path)
 
     @cached_property
     def _decode_config(self) -> dict[str, Any]:
-        return self._recipe.decode.model_dump(mode="json")
+        return self._recipe.decode.key_config()
 
     @cached_property
     def _vision_config(self) -> dict[str, Any]:
@@ -160,24 +183,27 @@ class StageKeys:
 
     # Stage parts.
 
+    @property
+    def rows_stage(self) -> StageName:
+        """The stage whose clips the later ones read."""
+        return "ingest" if self._recipe.curate is None else "curate"
+
     def _ingest(self) -> KeyParts:
         parts = {"inputs": self._sources.key_inputs(), "config": self._sources.key_config()}
         code, packages, _ = self._resolved_code("ingest")
         return KeyParts(stage="ingest", code=code, packages=packages, **parts)
 
+    def _curate(self) -> KeyParts:
+        return self._make("curate", ("ingest",), {"curate": _dump(self._recipe.curate)})
+
     def _decode(self) -> KeyParts:
-        return self._make("decode", ("ingest",), {"decode": self._decode_config})
+        return self._make("decode", (self.rows_stage,), {"decode": self._decode_config})
 
     def _encode(self) -> KeyParts:
-        parts = self._make("encode", ("decode",), {"vision": self._vision_config, "text": self._text_config})
-        code, packages, _ = self._resolved_code("text")
-        return parts.model_copy(
-            update={
-                "weights": {"vision": self.vision_digest, "text": self.text_digest},
-                "code": {**parts.code, **{f"{name}{TEXT_SUFFIX}": digest for name, digest in code.items()}},
-                "packages": {**parts.packages, **{f"{name}{TEXT_SUFFIX}": v for name, v in packages.items()}},
-            }
-        )
+        # Not the decode artifact but what decides it, so that the key is the same whether frames are kept or not.
+        config = {"decode": self._decode_config, "vision": self._vision_config, "text": self._text_config}
+        parts = self._make("encode", (self.rows_stage,), config)
+        return parts.model_copy(update={"weights": {"vision": self.vision_digest, "text": self.text_digest}})
 
     def _align(self) -> KeyParts:
         config = _dump(self._recipe.align)
@@ -185,7 +211,8 @@ class StageKeys:
         return self._make("align", ("encode",), {"align": config})
 
     def _evaluate(self) -> KeyParts:
-        return self._make("evaluate", ("ingest", "encode", "align"), {"evaluate": _dump(self._recipe.evaluate)})
+        before: tuple[StageName, ...] = (self.rows_stage, "encode", "align")
+        return self._make("evaluate", before, {"evaluate": _dump(self._recipe.evaluate)})
 
     def _register(self) -> KeyParts:
         before: tuple[StageName, ...] = ("encode", "align")
@@ -199,7 +226,7 @@ class StageKeys:
     def _search(self) -> KeyParts:
         config = _dump(self._recipe.search)
         model = config.pop("model")
-        parts = self._make("search", ("ingest", "encode"), {"search": config})
+        parts = self._make("search", (self.rows_stage, "encode"), {"search": config})
         if model is None:
             return parts
         from vlmvid.serving.load import find_model_folder, locate
@@ -209,7 +236,11 @@ class StageKeys:
         return parts.model_copy(update={"weights": {"model": self._hash_file(manifest)}})
 
     def _make(self, stage: str, inputs: tuple[StageName, ...], config: dict[str, Any]) -> KeyParts:
-        code, packages, _ = self._resolved_code(stage)
+        code, packages = dict[str, str](), dict[str, str]()
+        for piece, suffix in {stage: "", **PIECES.get(stage, {})}.items():
+            piece_code, piece_packages, _ = self._resolved_code(piece)
+            code |= {f"{name}{suffix}": digest for name, digest in piece_code.items()}
+            packages |= {f"{name}{suffix}": version for name, version in piece_packages.items()}
         return KeyParts(
             stage=stage,
             inputs={name: self._store.input_key(name, self.key(name)) for name in inputs},

@@ -8,8 +8,10 @@ from vlmvid.config import Config
 from vlmvid.config.schema import StageName
 from vlmvid.errors import ArtifactError, ConfigError, TrackingError
 from vlmvid.pipeline.context import open_context
-from vlmvid.pipeline.keys import TEXT_SUFFIX
+from vlmvid.pipeline.keys import DECODE_SUFFIX, MEASURE_SUFFIX, TEXT_SUFFIX
 from vlmvid.pipeline.request import RunRequest
+
+_SUFFIXES = (DECODE_SUFFIX, MEASURE_SUFFIX, TEXT_SUFFIX)
 
 
 class StagePlan(Config):
@@ -75,22 +77,37 @@ def accept_code_change(request: RunRequest, stage: str) -> list[str]:
     old = context.store.previous(parts, context.recipe.name)
     if old is None:
         raise ConfigError(f"--accept-code-change {stage}: this store has no earlier result of the stage to adopt")
-    before = {**old.parts.code, **old.parts.packages}
-    now = {**parts.code, **parts.packages}
+    pieces = _pieces(stage, context.recipe.decode.keep_frames)
+    suffixes = tuple(pieces.values())
+    before = _of_pieces({**old.parts.code, **old.parts.packages}, suffixes)
+    now = _of_pieces({**parts.code, **parts.packages}, suffixes)
     changed = sorted(n for n in before.keys() | now.keys() if before.get(n) != now.get(n))
     if not changed:
         raise ConfigError(f"--accept-code-change {stage}: its code has not changed since the stored result")
-    for part, suffix in (("encode", ""), ("text", TEXT_SUFFIX)) if stage == "encode" else ((stage, ""),):
-        code, packages = context.keys.current_code(part)
+    for piece, suffix in pieces.items():
+        code, packages = context.keys.current_code(piece)
         adopted = old.parts.model_copy(
-            update={"code": _of_part(old.parts.code, suffix), "packages": _of_part(old.parts.packages, suffix)}
+            update={"code": _of_piece(old.parts.code, suffix), "packages": _of_piece(old.parts.packages, suffix)}
         )
-        context.store.accept_code(part, code, packages, adopted)
+        context.store.accept_code(piece, code, packages, adopted)
     context.refresh()
     return changed
 
 
-def _of_part(names: dict[str, str], suffix: str) -> dict[str, str]:
+def _pieces(stage: str, keep_frames: bool) -> dict[str, str]:
+    """The pieces of code that accepting a stage covers, with their suffixes; decoding counts where it happens."""
+    if stage == "curate":
+        return {"curate": "", "measure": MEASURE_SUFFIX}
+    if stage != "encode":
+        return {stage: ""}
+    return {"encode": "", "text": TEXT_SUFFIX} | ({} if keep_frames else {"decode": DECODE_SUFFIX})
+
+
+def _of_pieces(names: dict[str, str], suffixes: tuple[str, ...]) -> dict[str, str]:
+    return {name + suffix: value for suffix in suffixes for name, value in _of_piece(names, suffix).items()}
+
+
+def _of_piece(names: dict[str, str], suffix: str) -> dict[str, str]:
     if suffix:
         return {name.removesuffix(suffix): value for name, value in names.items() if name.endswith(suffix)}
-    return {name: value for name, value in names.items() if not name.endswith(TEXT_SUFFIX)}
+    return {name: value for name, value in names.items() if not name.endswith(_SUFFIXES)}

@@ -28,6 +28,12 @@ class StageProgress:
             if stage in self._bars:
                 self._bars[stage].update(amount)
 
+    def note(self, stage: str, **counts: int) -> None:
+        """Show `counts` behind the bar of a stage, if there is one."""
+        with self._lock:
+            if stage in self._bars:
+                self._bars[stage].set_postfix(counts, refresh=False)
+
     def end(self, stage: str) -> None:
         """Close the bar of a stage, if there is one."""
         with self._lock:

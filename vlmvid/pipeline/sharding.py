@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from vlmvid.artifacts import ArtifactRef
+from vlmvid.artifacts import ArtifactRef, LedgerRow
 from vlmvid.config.schema import StageName
 from vlmvid.pipeline.context import RunContext
 from vlmvid.pipeline.request import RunRequest, ShardJob, ShardReport
@@ -21,15 +21,15 @@ def chunk(stage: str, video_ids: Sequence[str], shard_size: int) -> list[ShardJo
     ]
 
 
-def known_failures(context: RunContext, stage: str, keys: Iterable[str]) -> set[str]:
-    """Keys that failed for good earlier; empty with ``--retry failed``.
+def known_failures(context: RunContext, stage: str, keys: Iterable[str]) -> dict[str, LedgerRow]:
+    """What failed for good earlier, by key; empty with ``--retry failed``.
 
     A transient failure is always tried again.
     """
     if context.request.retry_failed:
-        return set()
+        return {}
     ledger = context.store.ledger(stage).rows()
-    return {key for key in keys if key in ledger and ledger[key].status == "failed_permanent"}
+    return {key: ledger[key] for key in keys if key in ledger and ledger[key].status == "failed_permanent"}
 
 
 @dataclass(frozen=True)

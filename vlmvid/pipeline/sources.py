@@ -15,12 +15,14 @@ from vlmvid.artifacts.ledger import read_lines
 from vlmvid.config.schema import DataConfig
 from vlmvid.data import open_dataset
 from vlmvid.data.base import Dataset
+from vlmvid.errors import DecodeError
 from vlmvid.types import Clip, Record
+from vlmvid.video.paths import check_file, path_error
 
 CLIPS_FILE = "clips.jsonl"
 SOURCES_FILE = "sources.json"
 MISSING = "missing"
-UNREADABLE = "unreadable: "
+REFUSED = "refused: "
 
 
 class SourceRow(Record):
@@ -37,6 +39,7 @@ class Sources:
     def __init__(self, config: DataConfig, store: Store) -> None:
         self._config = config
         self._store = store
+        self._refused: dict[Path, DecodeError] = {}
 
     @cached_property
     def dataset(self) -> Dataset:
@@ -54,13 +57,35 @@ class Sources:
         return {name: self.digest(path) for name, path in sorted(self.dataset.source_files().items())}
 
     def digest(self, path: Path) -> str:
-        """The content digest of a file, MISSING, or UNREADABLE and why."""
+        """The content digest of a file, MISSING, or REFUSED and the reason code.
+
+        The file is looked at first: to hash a named pipe would be to wait for a writer, and what lies
+        outside of ``data.restrict_root`` is nobody's business here.
+        """
         try:
-            return self._store.digests.digest(path)
-        except (FileNotFoundError, NotADirectoryError):
-            return MISSING
+            check_file(path, self._root_of(path))
+            digest = self._store.digests.digest(path)
+        except DecodeError as error:
+            self._refused[path] = error
         except OSError as error:
-            return f"{UNREADABLE}{error.strerror or error}"
+            self._refused[path] = path_error(error, path, "read")
+        else:
+            self._refused.pop(path, None)
+            return digest
+        code = self._refused[path].reason_code
+        return MISSING if code == "missing_file" else f"{REFUSED}{code}"
+
+    def refusal(self, path: Path) -> DecodeError | None:
+        """Why a file is not read: what it is, where it lies, or what the storage says; None for a good one."""
+        self.digest(path)
+        return self._refused.get(path)
+
+    def _root_of(self, path: Path) -> Path | None:
+        """The folder that must hold `path`: none for the file that lists the clips, and for those that were made."""
+        root = self.dataset.restrict_root
+        if root is None or path == self.dataset.index_file() or path.is_relative_to(self.folder):
+            return None
+        return root
 
     def key_inputs(self) -> dict[str, str]:
         """What enters the ingest key as input."""

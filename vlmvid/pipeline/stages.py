@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from vlmvid.config.schema import StageName
-from vlmvid.pipeline import align, decode, encode, evaluate, ingest, register, search
+from vlmvid.pipeline import align, curate, decode, encode, evaluate, ingest, register, search
 from vlmvid.pipeline.sharding import ShardedStage, WholeStage
 
 SHARDED_STAGES: dict[StageName, ShardedStage] = {
+    "curate": ShardedStage("curate", curate.plan_shards, curate.run_shard, curate.finish),
     "decode": ShardedStage("decode", decode.plan_shards, decode.run_shard, decode.finish),
     "encode": ShardedStage("encode", encode.plan_shards, encode.run_shard, encode.finish),
 }

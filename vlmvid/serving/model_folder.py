@@ -58,7 +58,7 @@ def write_model_folder(
     with staging_folder(folder) as temporary:
         for part, source in sources.items():
             shutil.copytree(source, temporary / part)
-        write_json(temporary / _DECODE, decode.model_dump(mode="json"))
+        write_json(temporary / _DECODE, decode.key_config())
         files = {
             name: {"sha256": sha256_file(temporary / name), "size": (temporary / name).stat().st_size}
             for name in _file_names(temporary)

@@ -14,18 +14,41 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from vlmvid.errors import ConfigError, DecodeError
+from vlmvid.video.paths import ALLOWED_PROTOCOLS, local_path, open_regular, path_error, playlist_kind, printable
+
+_JPEG_SUFFIXES = (".jpg", ".jpeg")
+_READ_BYTES = 1 << 20
 
 
 def open_container(path: str) -> InputContainer:
-    """Open a local media file; raises DecodeError (``missing_file``, ``empty_file``, ``unreadable``, ...)."""
+    """Open a local media file and nothing else: what FFmpeg reads stands in this one file.
+
+    FFmpeg is given an open file and no protocol but the one that reads it, so that neither a name
+    (``a%03d.jpg`` is a pattern to it, ``http:a.mp4`` an address) nor a playlist can lead it elsewhere.
+
+    Raises DecodeError (``missing_file``, ``empty_file``, ``not_a_file``, ``symlink_loop``, ``unreadable``,
+    ``protocol_not_allowed``, ``read_error``).
+    """
+    place = local_path(path)
+    descriptor = open_regular(place)
     try:
-        size = os.stat(path).st_size
-        if size == 0:
-            raise DecodeError(f"{path} is empty (0 bytes); copy or download it again", reason_code="empty_file")
-        # The scheme keeps FFmpeg from reading a colon in the file name as a protocol.
-        return av.open(f"file:{path}", metadata_errors="replace")
+        if place.lower().endswith(_JPEG_SUFFIXES):
+            # One picture, whatever previews follow it in the file; FFmpeg opens it by its name, taken literally.
+            only = {"protocol_whitelist": "file", "pattern_type": "none"}
+            return av.open(f"file:{place}", format="image2", container_options=only, metadata_errors="replace")
+        only = {"protocol_whitelist": "fd", "fd": str(descriptor)}
+        return av.open("fd:", container_options=only, metadata_errors="replace")
     except (OSError, av.error.FFmpegError) as error:
-        raise as_decode_error(error, path, "open") from error
+        kind = playlist_kind(descriptor)
+        if kind is None:
+            raise as_decode_error(error, path, "open") from error
+        raise DecodeError(
+            f"{printable(path)} is {kind}, which names other files or addresses; only the file itself is read "
+            f"(allowed: {', '.join(ALLOWED_PROTOCOLS)}); put the videos that it names into the dataset",
+            reason_code="protocol_not_allowed",
+        ) from error
+    finally:
+        os.close(descriptor)  # FFmpeg has made a copy of its own
 
 
 def select_stream(container: InputContainer, path: str, stream_index: int | None) -> VideoStream:
@@ -46,35 +69,49 @@ def select_stream(container: InputContainer, path: str, stream_index: int | None
     # The cover picture of a song is stored as a video stream, but it is no video.
     if chosen is None or (stream_index is None and chosen.disposition & Disposition.attached_pic):
         raise DecodeError(f"{path} has no video stream; remove it from the dataset", reason_code="no_video_stream")
-    if chosen.codec_context is None or not chosen.width or not chosen.height:
+    if chosen.codec_context is None:
         raise DecodeError(
-            f"{path}: FFmpeg finds no picture size or no decoder for its video stream; the header is damaged or the "
-            "codec is unknown; encode the file again",
+            f"{printable(path)}: PyAV's FFmpeg has no decoder for its video stream; encode the file again with a "
+            "common codec, e.g. H.264",
+            reason_code="unsupported",
+        )
+    if not chosen.width or not chosen.height:
+        raise DecodeError(
+            f"{printable(path)}: FFmpeg finds no picture size for its video stream; the header is damaged; encode the "
+            "file again",
             reason_code="unreadable",
         )
     return chosen
 
 
 def as_decode_error(error: Exception, path: str, action: str) -> DecodeError:
-    """The DecodeError that tells what `error` means for this file, with its reason code."""
-    if isinstance(error, FileNotFoundError):
-        return DecodeError(f"{path} does not exist; check the path in the manifest", reason_code="missing_file")
-    if isinstance(error, (IsADirectoryError, PermissionError, NotADirectoryError)):
-        return DecodeError(
-            f"cannot {action} {path}: {error.strerror}; give a file that may be read", reason_code="unreadable"
-        )
+    """The DecodeError that tells what `error` means for this file, with its reason code.
+
+    FFmpeg gives errors of the operating system for damaged files, too; the file is read once to its
+    end to tell which it is, because only a failing storage is worth another attempt.
+    """
+    words = printable(path)
     if isinstance(error, OSError) and not isinstance(error, EOFError):
-        return DecodeError(
-            f"cannot {action} {path}: {error.strerror}; the storage may be down for a moment, try again",
-            reason_code="read_error",
-            transient=True,
-        )
+        storage_error = _storage_error(path) if isinstance(error, av.error.FFmpegError) else error
+        if storage_error is not None:
+            return path_error(storage_error, path, action)
+    why = error.strerror if isinstance(error, av.error.FFmpegError) else error
     if action == "open":
         return DecodeError(
-            f"{path} is not a media file that FFmpeg can open ({error}); it is of another type, or it was cut off "
+            f"{words} is not a media file that FFmpeg can open ({why}); it is of another type, or it was cut off "
             "before its index was written; copy or encode it again",
             reason_code="unreadable",
         )
     return DecodeError(
-        f"cannot {action} {path}: {error}; the file is damaged; copy or encode it again", reason_code="decode_error"
+        f"cannot {action} {words}: {why}; the file is damaged; copy or encode it again", reason_code="decode_error"
     )
+
+
+def _storage_error(path: str) -> OSError | None:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            while file.read(_READ_BYTES):
+                pass
+    except OSError as error:
+        return error
+    return None

@@ -10,10 +10,11 @@ from typing import Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmvid.errors import ConfigError
+from vlmvid.errors import ConfigError, DecodeError
 from vlmvid.registry import Registry
 from vlmvid.types import FrameBatch
 from vlmvid.video.options import MAX_FRAME_PIXELS, ReaderOptions
+from vlmvid.video.paths import local_path, printable
 
 
 class VideoReader(Protocol):
@@ -28,6 +29,9 @@ class VideoReader(Protocol):
     @property
     def name(self) -> str:
         """Registered name of the reader, e.g. ``pyav``; with ``auto``, the one that was chosen."""
+
+    chosen_because: str
+    """Why this reader reads the file: it was asked for by name, or what made ``auto`` take it."""
 
     @property
     def num_frames(self) -> int:
@@ -99,11 +103,41 @@ def _open_decord(path: str, options: ReaderOptions) -> VideoReader:
     return DecordReader(path, options)
 
 
+def _open_torchcodec(path: str, options: ReaderOptions) -> VideoReader:
+    from vlmvid.video.torchcodec_reader import TorchcodecReader
+
+    return TorchcodecReader(path, options)
+
+
+AUTO_ORDER = ("pyav", "torchcodec", "decord")
+"""The readers that ``auto`` tries, best first; a package that is missing is a reason, too."""
+
+
+def _open_auto(path: str, options: ReaderOptions) -> VideoReader:
+    """PyAV, else the first other reader that reads the file exactly.
+
+    Only a file that PyAV refuses as ``unsupported`` gets another one: what is damaged is damaged for all.
+    """
+    reasons: list[str] = []
+    for name in AUTO_ORDER:
+        try:
+            reader = READERS.get(name)(path, options)
+        except (DecodeError, ConfigError) as error:
+            if not reasons and getattr(error, "reason_code", None) != "unsupported":
+                raise
+            reasons.append(f"{name}: {error}")
+        else:
+            reader.chosen_because = "; ".join(reasons) or "PyAV is exact for every file that it has a decoder for"
+            return reader
+    raise DecodeError(f"no reader reads {printable(path)}; {'; '.join(reasons)}", reason_code="unsupported")
+
+
 READERS: Registry[OpenReader] = Registry("video reader")
 """Readers by name; each entry is called as ``(path, options)``."""
 
 READERS.register("pyav", _open_pyav)
 READERS.register("decord", _open_decord)
+READERS.register("torchcodec", _open_torchcodec)
 
 
 def open_video(
@@ -119,11 +153,11 @@ def open_video(
     """Open a local video file for exact random access; use it as a context manager.
 
     Args:
-        path: a local file.
-        reader: ``auto``, ``pyav`` or ``decord``. ``auto`` is PyAV: it is exact for every container,
-            stops where the file stops, and has wheels for every platform. decord loops without end
-            on files whose frame count is over-reported (dmlc/decord#373), returns wrong frames for
-            some containers, and has no wheels for ARM.
+        path: a local file, also as ``file:`` address; no other protocol is opened, see `vlmvid.video.paths`.
+        reader: ``auto``, ``pyav``, ``torchcodec`` or ``decord``. ``auto`` is PyAV, and another one only
+            for a file that PyAV has no decoder for: PyAV is exact for every container, stops where the
+            file stops, and has wheels for every platform. The other two need packages that may be
+            missing, and refuse the files that they would read wrongly (`vlmvid.video.refusals`).
         stream_index: number of the stream in the container; None takes the best video stream, as
             FFmpeg defines it.
         num_threads: decoding threads. One is best where many files are decoded side by side.
@@ -132,10 +166,12 @@ def open_video(
         index_path: where the packet index of this content is kept between openings.
 
     Raises:
-        ConfigError: unknown reader, `stream_index` is no video stream, or a number below 1.
+        ConfigError: unknown reader, a package that does not load, `stream_index` is no video stream, or a
+            number below 1.
         DecodeError: the file cannot be read; reason codes are ``missing_file``, ``empty_file``,
-            ``unreadable``, ``no_video_stream``, ``truncated``, ``too_short``, ``decode_error``,
-            ``frame_too_large``, ``unsupported`` (not by PyAV) and ``read_error`` (transient).
+            ``not_a_file``, ``symlink_loop``, ``protocol_not_allowed``, ``unreadable``,
+            ``no_video_stream``, ``truncated``, ``too_short``, ``decode_error``, ``false_timestamps``,
+            ``frame_too_large``, ``unsupported`` and ``read_error`` (transient).
     """
     for name, value in (
         ("num_threads", num_threads),
@@ -151,4 +187,7 @@ def open_video(
         max_frame_pixels=max_frame_pixels,
         index_path=index_path,
     )
-    return READERS.get("pyav" if reader == "auto" else reader)(os.fspath(path), options)
+    place = local_path(os.fspath(path))
+    if reader == "auto":
+        return _open_auto(place, options)
+    return READERS.get(reader)(place, options)
