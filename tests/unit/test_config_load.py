@@ -58,7 +58,7 @@ def test_extends_merges_one_level(recipe: Path) -> None:
         ("encode.vison=3", ["unknown key 'encode.vison'", "did you mean 'vision'"]),
         ("decode.image_size=abc", ["decode.image_size", "integer", "'abc'"]),
         ("decode.image_size=-1", ["decode.image_size", "greater than 0", "-1"]),
-        ("decode.reader=cv2", ["decode.reader", "'auto', 'pyav' or 'decord'", "'cv2'"]),
+        ("decode.reader=cv2", ["decode.reader", "'auto', 'pyav', 'torchcodec' or 'decord'", "'cv2'"]),
         ("regster.model_name=x", ["unknown key 'regster'", "did you mean 'register'"]),
         ("align.optim.num_steps=5", ["missing key 'align.optim.global_batch_size'"]),
         ("evaluate.split=test", ["no 'align' section"]),

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
 
+from tests.unit.video_files import ACCURATE
 from vlmvid.errors import ConfigError
+from vlmvid.video.pictures import FrameConverter
 from vlmvid.video.transforms import resize_center_crop
 
 
@@ -55,3 +58,33 @@ def test_wrong_input_is_named() -> None:
         resize_center_crop(noise(8, 8).transpose(0, 2, 3, 1), 4)
     with pytest.raises(ConfigError, match="image_size=0"):
         resize_center_crop(noise(8, 8), 0)
+
+
+@pytest.mark.parametrize("name", ["yuv420p", "yuv420p10le", "yuv422p10le", "nv12", "yuv444p12le", "gray", "gbrp10le"])
+@pytest.mark.parametrize("image_size", [None, 32, 48])
+def test_greys_keep_their_level_in_every_format(name: str, image_size: int | None) -> None:
+    for grey in (60, 100, 200):
+        pixels = np.full((64, 96, 3), grey, np.uint8)
+        frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=name, interpolation=ACCURATE)
+        converted = FrameConverter("grey", image_size)(frame)
+        assert converted.shape == ((64, 96, 3) if image_size is None else (image_size, image_size, 3))
+        assert np.abs(converted.astype(np.int64) - grey).max() <= 1
+
+
+@pytest.mark.parametrize("shape", [(96, 160), (160, 96), (98, 160), (97, 161), (100, 104), (64, 64)])
+@pytest.mark.parametrize("name", ["yuv420p", "yuv444p"])
+def test_scaling_while_converting_equals_scaling_after(shape: tuple[int, int], name: str) -> None:
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    waves = [128 + 100 * np.sin(rows / a + columns / b) for a, b in ((9, 13), (17, 11), (23, 19))]
+    pixels = np.stack(waves, axis=2).astype(np.uint8)
+    frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=name, interpolation=ACCURATE)
+    full = frame.reformat(format="rgb24", interpolation=ACCURATE).to_ndarray()
+    # The square is cut before scaling where that saves work, else after; the places differ by less than a pixel.
+    short, excess = min(shape), abs(shape[0] - shape[1])
+    start = excess // 4 * 2
+    square = full[start : start + short] if shape[0] > shape[1] else full[:, start : start + short]
+    ways = [resize_center_crop(source.transpose(2, 0, 1)[None], 32)[0].transpose(1, 2, 0) for source in (full, square)]
+    converted = FrameConverter("waves", 32)(frame).astype(np.int64)
+    differences = [np.abs(converted - way) for way in ways]
+    assert min(difference.mean() for difference in differences) < 0.5
+    assert min(difference.max() for difference in differences) <= 4

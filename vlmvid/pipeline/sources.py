@@ -80,13 +80,6 @@ class Sources:
         self.digest(path)
         return self._refused.get(path)
 
-    def _root_of(self, path: Path) -> Path | None:
-        """The folder that must hold `path`: none for the file that lists the clips, and for those that were made."""
-        root = self.dataset.restrict_root
-        if root is None or path == self.dataset.index_file() or path.is_relative_to(self.folder):
-            return None
-        return root
-
     def key_inputs(self) -> dict[str, str]:
         """What enters the ingest key as input."""
         return {"sources": hash_json(self.digests)} if self.digests else {}
@@ -131,6 +124,13 @@ class Sources:
                 return f"input {name} is new"
             return f"input {name} is gone" if new in (None, MISSING) else f"input {name} has other content"
         return None
+
+    def _root_of(self, path: Path) -> Path | None:
+        """The folder that must hold `path`: none for the file that lists the clips, and for those that were made."""
+        root = self.dataset.restrict_root
+        if root is None or path == self.dataset.index_file() or path.is_relative_to(self.folder):
+            return None
+        return root
 
 
 def read_rows(artifact: Path) -> Iterator[SourceRow]:

@@ -74,6 +74,8 @@ def _orientation_without_matrix(frame: VideoFrame, path: str) -> Orientation:
 # Widened with the scale when shrinking (antialiased). Without FULL_CHR_H_INT swscale keeps the colours at
 # half the width and rounds greys down by 2; the other two make every CPU give the same bytes.
 _RESIZE = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
+# For these swscale has a fast conversion of its own, which all tools use; others would come out 2 levels dark.
+_CONVERTED_WELL = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p")
 _HALVED_CHROMA = ("yuv420p", "yuvj420p")
 
 
@@ -108,7 +110,9 @@ class FrameConverter:
             square = resize_center_crop(upright.transpose(2, 0, 1)[None], size)[0]
             return cast("NDArray[np.uint8]", square.transpose(1, 2, 0))
         if size is None or frame.height == frame.width == size:
-            return turned_upright(_pixels(self._reformatter.reformat(frame, format="rgb24")), orientation)
+            how = None if frame.format.name in _CONVERTED_WELL else _RESIZE
+            converted = self._reformatter.reformat(frame, format="rgb24", interpolation=how)
+            return turned_upright(_pixels(converted), orientation)
         frame = self._centre_square(frame)
         height, width = scaled_size(frame.height, frame.width, size)
         scaled = self._reformatter.reformat(
@@ -123,7 +127,8 @@ class FrameConverter:
         frame is given back as it is, and is cut after scaling.
         """
         short, excess = min(frame.height, frame.width), abs(frame.height - frame.width)
-        if frame.format.name not in _HALVED_CHROMA or short % 2 or excess * 8 < short:
+        # PyAV takes whole groups of four rows from a buffer of this kind.
+        if frame.format.name not in _HALVED_CHROMA or short % 4 or excess * 8 < short:
             return frame
         if self._scratch.shape[1] != short:
             self._scratch = np.empty((short * 3 // 2, short), dtype=np.uint8)
