@@ -223,27 +223,50 @@ class TestIndexFile:
             path = write_video(tmp_path / "raw.h264")
         kept = str(tmp_path / "kept.npz")
         with PyAVReader(str(path), ReaderOptions(index_path=kept)) as reader:
-            loaded = load_index(kept, file_size=path.stat().st_size, stream_index=0)
+            loaded = load_index(kept, file=path.stat(), stream_index=0)
             assert loaded is not None and loaded.counted == counted
             for name in PacketIndex.__dataclass_fields__:
                 np.testing.assert_array_equal(getattr(loaded, name), getattr(reader.index, name))
 
     def test_an_index_of_another_file_stream_or_library_is_made_again(self, tmp_path: Path, path: Path) -> None:
         kept = str(tmp_path / "kept.npz")
-        size = path.stat().st_size
+        file = path.stat()
         with PyAVReader(str(path), ReaderOptions(index_path=kept)) as reader:
             index = reader.index
-        assert load_index(kept, file_size=size + 1, stream_index=0) is None
-        assert load_index(kept, file_size=size, stream_index=1) is None
+        (tmp_path / "other.mp4").write_bytes(path.read_bytes())
+        assert load_index(kept, file=(tmp_path / "other.mp4").stat(), stream_index=0) is None
+        assert load_index(kept, file=file, stream_index=1) is None
         with np.load(kept) as stored:
             arrays = {name: stored[name] for name in stored.files}
         about = json.loads(arrays["about"].tobytes())
-        about["libavformat"] = [1, 2, 3]
+        about["libraries"]["libavformat"] = [1, 2, 3]
         np.savez(kept, **{**arrays, "about": np.frombuffer(json.dumps(about).encode(), np.uint8)})
-        assert load_index(kept, file_size=size, stream_index=0) is None
+        assert load_index(kept, file=file, stream_index=0) is None
         with PyAVReader(str(path), ReaderOptions(index_path=kept)) as reader:
             assert len(reader.index) == len(index)
-        assert load_index(kept, file_size=size, stream_index=0) is not None
+        assert load_index(kept, file=file, stream_index=0) is not None
+
+    def test_a_file_replaced_by_one_of_the_same_size_gets_an_index_of_its_own(self, tmp_path: Path) -> None:
+        kept = str(tmp_path / "kept.npz")
+        long = write_video(tmp_path / "long.mp4")
+        short = write_video(tmp_path / "short.mp4", ticks=range(20))
+        data = [p.read_bytes() for p in (long, short)]
+        path = tmp_path / "video.mp4"
+        for content, expected in ((data[1].ljust(len(data[0]), b"\0"), 20), (data[0], NUM_FRAMES)):
+            path.write_bytes(content)
+            with open_video(path, index_path=kept) as reader:
+                assert reader.num_frames == expected
+
+    def test_an_index_that_a_limit_cut_short_is_not_kept(self, tmp_path: Path) -> None:
+        small = write_video(tmp_path / "small.h264").read_bytes()
+        large = write_video(tmp_path / "large.h264", size=(512, 768)).read_bytes()
+        path = tmp_path / "changing.h264"
+        path.write_bytes(small + large + small)
+        kept = str(tmp_path / "kept.npz")
+        with PyAVReader(str(path), ReaderOptions(index_path=kept, max_frame_pixels=64 * 96)) as reader:
+            assert reader.is_truncated and len(reader.index) < 2 * NUM_FRAMES
+        with PyAVReader(str(path), ReaderOptions(index_path=kept)) as reader:
+            assert not reader.is_truncated and len(reader.index) == 3 * NUM_FRAMES
 
     @pytest.mark.parametrize("keep_bytes", [0, 100, -40])
     def test_a_torn_index_is_made_again(self, tmp_path: Path, path: Path, keep_bytes: int) -> None:
@@ -267,7 +290,7 @@ class TestIndexFile:
         with av.open(str(path)) as container:
             index = read_packet_index(container, container.streams.video[0], str(path))
         for name in ("a.npz", "b.npz"):
-            save_index(str(tmp_path / name), index, file_size=1, stream_index=0)
+            save_index(str(tmp_path / name), index, file=path.stat(), stream_index=0)
         assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 

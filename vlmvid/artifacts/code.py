@@ -27,6 +27,7 @@ PACKAGES_THAT_DECIDE = (
     "timm",
     "tokenizers",
     "torch",
+    "torchcodec",
     "transformers",
 )
 _DISTRIBUTION = {"PIL": "pillow"}

@@ -34,7 +34,7 @@ STAGE_PACKAGES: dict[str, tuple[str, ...]] = {
     "ingest": ("av", "numpy", "PIL"),
     "curate": ("numpy", "py3langid", "scipy"),
     "measure": ("av", "numpy", "PIL"),
-    "decode": ("av", "decord", "numpy", "PIL"),
+    "decode": ("av", "decord", "numpy", "PIL", "torchcodec"),
     "encode": ("timm", "torch", "transformers"),
     "text": ("tokenizers", "torch", "transformers"),
     "align": ("numpy", "torch"),
@@ -42,6 +42,7 @@ STAGE_PACKAGES: dict[str, tuple[str, ...]] = {
     "register": (),
     "search": ("numpy", "torch"),
 }
+OPTIONAL_READERS = {"decord", "torchcodec"}
 # The results of encode and curate are decided by several pieces of code; these mark the others than the stage's own
 # among its code and packages.
 DECODE_SUFFIX = " (decode)"
@@ -109,7 +110,11 @@ class StageKeys:
 
             roots = (*roots, backbone_module(self._recipe.encode.vision))
         modules, packages = code_closure(roots)
-        return modules, package_versions(p for p in packages if p in STAGE_PACKAGES[stage])
+        deciding = set(STAGE_PACKAGES[stage])
+        if stage == "decode":
+            # Installed readers that the recipe does not name decide nothing: `auto` takes them only where PyAV cannot.
+            deciding -= OPTIONAL_READERS - {self._recipe.decode.reader}
+        return modules, package_versions(p for p in packages if p in deciding)
 
     def adopted(self, stage: str) -> bool:
         """Whether the user accepted older code for this stage."""
@@ -157,7 +162,7 @@ class StageKeys:
     @cached_property
     def packet_index_code(self) -> str:
         """Digest of the code that reads packet indexes: part of the name under which one is kept."""
-        return combined_digest(code_closure(("vlmvid.video.packet_index",))[0], {})[:12]
+        return combined_digest(code_closure(("vlmvid.video.frame_source",))[0], {})[:12]
 
     def _hash_file(self, path: Path) -> str:
         return self._store.digests.digest(path)

@@ -104,14 +104,16 @@ class FrameSource:
         return self._decoders[:count]
 
     def _load_or_read_index(self) -> PacketIndex:
-        path, size, number = self._options.index_path, os.stat(self.path).st_size, self.stream.index
-        known = load_index(path, file_size=size, stream_index=number) if path else None
+        path, file, number = self._options.index_path, os.stat(self.path), self.stream.index
+        known = load_index(path, file=file, stream_index=number) if path else None
         if known is not None:
             return known
         index = self._read_index()
-        if path and (index.counted or index.packet_sizes.size >= _PACKETS_WORTH_A_FILE):
+        # Where counting was cut short, by damage or by a limit of this request, another one may come further.
+        is_whole = not (index.counted and index.is_truncated)
+        if path and is_whole and (index.counted or index.packet_sizes.size >= _PACKETS_WORTH_A_FILE):
             try:
-                save_index(path, index, file_size=size, stream_index=number)
+                save_index(path, index, file=file, stream_index=number)
             except OSError as error:
                 logger.warning("the packet index of %s cannot be kept at %s: %s", self.path, path, error)
         return index
