@@ -186,10 +186,14 @@ def _probe_media(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from vlmvid.pipeline.probe import probe_file, row_words
+    from vlmvid.pipeline.probe import one_line, probe_file, row_words
 
     row = probe_file(arguments.video, _media_options(arguments), every_frame=arguments.every_frame)
     _print({name: value for name, value in row.items() if name != "path_bytes"} if arguments.json else row_words(row))
+    if row["codec"] is None:
+        for code, message in zip(row["defects"], row["defect_messages"], strict=True):
+            sys.stderr.write(f"vlmvid: {code}: {one_line(message)}\n")
+        return 1
     return 0
 
 

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from vlmvid.data.manifest import ManifestDataset, ManifestOptions
 from vlmvid.data.synthetic.dataset import SyntheticDataset, SyntheticOptions
 from vlmvid.errors import ConfigError, DatasetError
 from vlmvid.types import Clip
+from vlmvid.video import isolation
 from vlmvid.video.writer import write_mp4
 
 
@@ -220,6 +225,55 @@ def test_windows_cover_the_video_and_a_broken_one_is_a_defect(tmp_path: Path) ->
     assert all(defect.reason_code and defect.message for defect in defects)
     # Without windows no video is opened, so nothing is known to be broken yet.
     assert len(_open("folder", root=str(tmp_path)).clips(tmp_path)[0]) == 3
+
+
+def test_windows_open_no_file_that_is_refused(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    _video(root / "a.mp4", 16)
+    os.mkfifo(root / "pipe.mp4")
+    (root / "out.mp4").symlink_to(_video(tmp_path / "outside.mp4", 16))
+    dataset = _open("folder", root=str(root), window_seconds=1.0)
+    dataset.restrict_root = root
+    clips, defects = dataset.clips(tmp_path)
+    assert [clip.video_id for clip in clips] == ["a.mp4#0000", "a.mp4#0001"]
+    assert [(d.video_id, d.reason_code) for d in defects] == [("out.mp4", "outside_root"), ("pipe.mp4", "not_a_file")]
+
+
+def test_a_video_that_crashes_its_reader_costs_its_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = (sys.executable, "-m", "tests.unit.faulty_media_worker")
+    monkeypatch.setattr(isolation, "DecodePool", partial(isolation.DecodePool, worker_command=command))
+    _video(tmp_path / "a.mp4", 16)
+    (tmp_path / "crash.mp4").write_bytes(b"x")
+    clips, defects = _open("folder", root=str(tmp_path), window_seconds=1.0).clips(tmp_path)
+    assert [clip.video_id for clip in clips] == ["a.mp4#0000", "a.mp4#0001"]
+    assert [(defect.video_id, defect.reason_code) for defect in defects] == [("crash.mp4", "crashed")]
+
+
+def test_a_folder_that_cannot_be_listed_is_a_defect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _video(tmp_path / "a.mp4", 16)
+    (tmp_path / "closed").mkdir()
+    _video(tmp_path / "closed" / "b.mp4", 16)
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        # Permissions do not bind the superuser, who may run the tests.
+        if os.fsencode(path).endswith(b"closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return scandir(path)
+
+    whole = _open("folder", root=str(tmp_path))
+    monkeypatch.setattr(os, "scandir", refuse)
+    dataset = _open("folder", root=str(tmp_path))
+    clips, defects = dataset.clips(tmp_path)
+    assert [clip.video_id for clip in clips] == ["a.mp4"]
+    assert [(defect.video_id, defect.reason_code) for defect in defects] == [("closed", "unreadable")]
+    assert "cannot be listed: Permission denied" in defects[0].message
+    # The key tells the gap from a folder that holds no video.
+    assert list(whole.source_files()) == ["a.mp4", "closed/b.mp4"]
+    assert sorted(dataset.source_files()) == ["a.mp4", "closed"]
+    for options in ({"exclude": ("closed/*",)}, {"recursive": False}):
+        assert _open("folder", root=str(tmp_path), **options).clips(tmp_path)[1] == []
 
 
 def test_windows_of_one_video_share_its_split(tmp_path: Path) -> None:

@@ -380,3 +380,53 @@ def test_wrong_languages_are_found_before_any_video_is_opened(
     with pytest.raises(ConfigError, match="curate.languages: 'eng' is no language code"):
         preflight(request_with(tmp_path, home, videos, "curate.languages=[eng]"))
     assert opened == []
+
+
+def test_wrong_languages_are_found_by_plan_and_by_the_stage_itself(
+    tmp_path: Path, home: Path, videos: Path, opened: list[str]
+) -> None:
+    request = request_with(tmp_path, home, videos, "curate.languages=[english]")
+    for found_by in (statuses, lambda wrong: run(wrong, "ingest", "curate")):
+        with pytest.raises(ConfigError, match="curate.languages: 'english' is no language code"):
+            found_by(request)
+    assert opened == []
+
+
+@pytest.mark.parametrize("keep_frames", ["true", "false"])
+def test_kept_clips_are_found_where_the_dataset_has_moved_to(tmp_path: Path, home: Path, keep_frames: str) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    for seed, name in enumerate("abc", 1):
+        write_mp4(here / f"{name}.mp4", scroll(seed, speed=0 if name == "b" else 3), fps=FPS)
+    write_rows(here / "m.jsonl", [{"video_id": n, "path": f"{n}.mp4", "captions": [f"clip {n}"]} for n in "abc"])
+    sections = {**SECTIONS, "curate": {"min_motion": 1}}
+    keep = f"decode.keep_frames={keep_frames}"
+    first = request_for(tmp_path, home, here / "m.jsonl", (keep,), **sections)
+    before = run(first)
+    here.rename(there)
+    moved = request_for(tmp_path, home, there / "m.jsonl", (keep, "decode.sampling.num_frames=3"), **sections)
+    after = run(moved)
+    assert after["curate"] == before["curate"] and published(home).count("curate") == 1
+    assert after["encode"] != before["encode"]
+    assert [(row.video_id, row.status) for row in read_index(Path(after["encode"].uri))] == [("a", "ok"), ("c", "ok")]
+
+
+def test_measures_made_since_bring_a_failed_clip_back(tmp_path: Path, home: Path, videos: Path) -> None:
+    """What another recipe has measured of the same content is found by the one in which it failed."""
+    rules = {"curate": {"min_motion": 1}, "options": {"max_failed_fraction": 0.9, "decode_workers": 0}}
+    rows = [{**row, "path": str(videos.parent / row["path"])} for row in read_rows(videos)[:3]]
+    write_mp4(tmp_path / "large.mp4", scroll(21, size=(96, 160)), fps=FPS)
+    rows.append({"video_id": "large", "path": str(tmp_path / "large.mp4"), "captions": ["a large one"]})
+    manifest = write_rows(tmp_path / "m.jsonl", rows)
+    tight = ("options.max_frame_pixels=8000",)
+    request = request_for(tmp_path, home, manifest, tight, **{**SECTIONS, **rules})
+    run(request, "ingest", "curate")
+    assert ledger_of(request)["large"].reason_code == "frame_too_large"
+    assert statuses(request)["curate"][0] == "cached"
+    other = write_rows(tmp_path / "other.jsonl", [{**rows[-1], "video_id": "same"}])
+    run(request_for(tmp_path, home, other, **{**SECTIONS, **rules}), "ingest", "curate")
+    request = request_for(tmp_path, home, manifest, tight, **{**SECTIONS, **rules})
+    assert statuses(request)["curate"] == ("run", "1 clips that failed have a result now")
+    run(request, "ingest", "curate")
+    assert kept_of(request) == ["good", "large"]
+    assert statuses(request)["curate"][0] == "cached"

@@ -37,8 +37,9 @@ from vlmvid.pipeline.decode import decode_limits, num_workers
 from vlmvid.pipeline.index import IndexRow, read_index
 from vlmvid.pipeline.plan import accept_code_change
 from vlmvid.pipeline.session import pipeline_run
-from vlmvid.video.isolation import shared_pool
-from vlmvid.video.options import DecodeLimits
+from vlmvid.types import FrameBatch
+from vlmvid.video.isolation import DecodePool, shared_pool
+from vlmvid.video.options import ClipJob, DecodeLimits
 from vlmvid.video.writer import write_mp4
 
 FUSED = "decode.keep_frames=false"
@@ -279,6 +280,24 @@ class TestBadInput:
         run(request)
         assert [row.status for row in index_of(request)] == ["ok"] * 11
 
+    @pytest.mark.parametrize("mode", [FUSED, "decode.keep_frames=true"])
+    def test_results_made_for_another_dataset_bring_a_failed_clip_back(
+        self, tmp_path: Path, home: Path, with_large: Path, mode: str
+    ) -> None:
+        tight = request_for(tmp_path, home, with_large, (mode, TOLERANT, "options.max_frame_pixels=32767"), **ENCODE)
+        run(tight)
+        assert {status for status, _ in statuses(tight).values()} == {"cached"}
+        other = write_rows(tmp_path / "other.jsonl", [{"video_id": "same", "path": "large.mp4"}])
+        (tmp_path / "recipes").mkdir()
+        raised = request_for(tmp_path / "recipes", home, other, (mode, TOLERANT), **ENCODE)
+        run(raised.model_copy(update={"retry_failed": True}))
+        found = statuses(tight)
+        for stage in found.keys() - {"ingest"}:
+            assert found[stage] == ("run", "1 clips that failed have a result now"), stage
+        run(tight)
+        assert [row.status for row in index_of(tight)] == ["ok"] * 11
+        assert {status for status, _ in statuses(tight).values()} == {"cached"}
+
     def test_features_stand_when_another_run_fails_to_decode_their_clip(
         self, tmp_path: Path, home: Path, with_large: Path
     ) -> None:
@@ -383,6 +402,39 @@ class TestWorkers:
         assert [row.status for row in index_of(request)].count("ok") == 10
         run(request)
         assert [row.status for row in index_of(request)] == ["ok"] * 11
+
+    @pytest.mark.parametrize("error", [OSError("the backbone does not load"), KeyboardInterrupt()])
+    def test_a_file_that_hangs_does_not_hold_up_an_error(
+        self, tmp_path: Path, home: Path, manifest: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from vlmvid.pipeline import encode
+
+        (tmp_path / "hang:").write_bytes(b"x")
+        write_rows(manifest, [{"video_id": "hang", "path": "hang:", "captions": ["x"]}, *read_rows(manifest)])
+        faulty = (sys.executable, "-m", "tests.unit.faulty_worker")
+        limits = DecodeLimits(seconds=300)
+        request = request_for(tmp_path, home, manifest, (FUSED, "options.decode_timeout_seconds=300"), **ENCODE)
+        run(request, "ingest")
+        raised_at: list[float] = []
+
+        def fails(_: object) -> None:
+            deadline = time.monotonic() + 60
+            while not pool.worker_pids() and time.monotonic() < deadline:
+                time.sleep(0.01)
+            time.sleep(1)  # past the start of the worker
+            raised_at.append(time.monotonic())
+            raise error
+
+        with DecodePool(open_context(request).recipe.decode, limits, num_workers=1, worker_command=faulty) as pool:
+            monkeypatch.setattr("vlmvid.video.isolation.shared_pool", lambda *_: pool)
+            monkeypatch.setattr(encode, "vision_backbone", fails)
+            with pipeline_run(request):
+                job = encode.plan_shards(request)[0]
+                assert job.video_ids[0] == "hang"
+                with pytest.raises(type(error)):
+                    encode.run_shard(request, job)
+            assert time.monotonic() - raised_at[0] < 10
+            assert all(isinstance(found, FrameBatch) for found in pool.decode([ClipJob(str(tmp_path / "clip0.mp4"))]))
 
     def test_packet_indexes_are_kept_by_content(self, tmp_path: Path, home: Path, manifest: Path) -> None:
         from vlmvid.pipeline.decode import clip_jobs

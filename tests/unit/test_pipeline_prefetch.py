@@ -83,6 +83,24 @@ def test_an_error_of_the_loop_is_not_hidden() -> None:
             raise KeyError("mine")
 
 
+def test_abort_frees_an_item_in_work() -> None:
+    released, asked = threading.Event(), threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 0
+        asked.set()
+        assert released.wait(60)
+        raise LookupError("nobody waits for this")
+
+    start = time.monotonic()
+    with pytest.raises(KeyError, match="mine"), Prefetch(items(), 2, abort=released.set) as ahead:
+        assert next(iter(ahead)) == 0
+        assert asked.wait(60)
+        raise KeyError("mine")
+    assert time.monotonic() - start < 10
+    assert "prefetch" not in {thread.name for thread in threading.enumerate()}
+
+
 def test_nothing_to_do() -> None:
     with Prefetch(Source(0), 1) as ahead:
         assert list(ahead) == []

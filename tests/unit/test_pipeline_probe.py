@@ -18,6 +18,7 @@ from tests.unit.video_files import NUM_FRAMES, write_audio, write_prefix, write_
 from vlmvid.artifacts.digests import sha256_file
 from vlmvid.cli import main
 from vlmvid.config.schema import RunOptions
+from vlmvid.data.files import list_videos
 from vlmvid.errors import ConfigError
 from vlmvid.pipeline.probe import probe_folder, row_words, summary_table
 from vlmvid.video import isolation
@@ -117,8 +118,6 @@ def test_a_file_that_hangs_or_crashes_costs_its_row(folder: Path, tmp_path: Path
 
 
 def test_ten_thousand_files_are_listed_in_order(tmp_path: Path) -> None:
-    from vlmvid.pipeline.probe import list_videos
-
     for number in range(10_000):
         (tmp_path / f"{number * 7919 % 10_000:05}.mp4").touch()
     names, unlisted = list_videos(tmp_path)
@@ -153,6 +152,23 @@ def test_no_folder_and_no_videos_are_said(tmp_path: Path) -> None:
         probe_folder(tmp_path, tmp_path / "m.parquet", HERE, every_frame=False)
 
 
+def test_a_table_that_cannot_be_written_is_said_before_anything_is_examined(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolation, "DecodePool", None)  # calling it would be a TypeError
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="is a folder; name a file"):
+        probe_folder(folder, tmp_path, HERE, every_frame=False)
+    for name in ("file/m.parquet", "file/deeper/m.parquet"):
+        with pytest.raises(ConfigError, match="give a file in a folder that may be written"):
+            probe_folder(folder, tmp_path / name, HERE, every_frame=False)
+
+
+def test_the_folder_of_the_table_is_made(folder: Path, tmp_path: Path) -> None:
+    probe_folder(folder, tmp_path / "new" / "deep" / "m.parquet", HERE, every_frame=False)
+    assert os.listdir(tmp_path / "new" / "deep") == ["m.parquet"]
+
+
 class TestCommands:
     def run(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
         code = main(arguments)
@@ -184,6 +200,19 @@ class TestCommands:
         assert "defect                    truncated: cut.mkv is cut off after" in out
         _, out, _ = self.run(capsys, "inspect", os.fsdecode(os.path.join(os.fsencode(folder), ODD_NAMES[1])))
         assert "path                      not utf \\xff.mp4" in out
+
+    def test_inspect_of_what_cannot_be_read_fails_with_the_reason(
+        self, folder: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        code, out, error = self.run(capsys, "inspect", "https://x/y.mp4")
+        assert (code, out) == (1, "")
+        assert "https://x/y.mp4 is an address of the protocol 'https'" in error and "manifest" not in error
+        for name, reason in (("empty.mp4", "empty_file"), ("pipe.mp4", "not_a_file"), ("gone.mp4", "missing_file")):
+            code, out, error = self.run(capsys, "inspect", str(folder / name), "--json")
+            assert (code, json.loads(out)["defects"]) == (1, [reason])
+            assert error.startswith(f"vlmvid: {reason}: {name} ") and "manifest" not in error
+        code, out, error = self.run(capsys, "inspect", f"file:{folder / 'plain.mp4'}", "--json")
+        assert (code, json.loads(out)["path"], error) == (0, "plain.mp4", "")
 
     def test_wrong_options_are_bad_usage(self, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         code, out, error = self.run(capsys, "probe-media", str(folder), "--workers", "-1")

@@ -360,6 +360,34 @@ class TestNothingStale:
         refs = run(request)
         assert all(row.status == "ok" for row in read_index(Path(refs["decode"].uri)))
 
+    def test_a_file_that_is_gone_or_refused_is_not_said_to_have_changed(
+        self, tmp_path: Path, home: Path, manifest: Path
+    ) -> None:
+        request = request_for(tmp_path, home, manifest, ("options.max_failed_fraction=0.5",))
+        run(request, "ingest")
+        contents = {name: (tmp_path / name).read_bytes() for name in ("clip3.mp4", "clip4.mp4", "clip5.mp4")}
+        with pipeline_run(request) as context:
+            from vlmvid.pipeline import decode
+
+            jobs = decode.plan_shards(request)
+            for name in contents:
+                (tmp_path / name).unlink()
+            (tmp_path / "clip4.mp4").mkdir()
+            write_clip(tmp_path / "clip5.mp4", (1, 2, 3), shift=5)
+            for job in jobs:
+                decode.run_shard(request, job)
+            rows = {r.video_id: r for r in context.store.ledger("decode").rows().values()}
+        words = {"v3": "is gone since", "v4": "is refused now (not_a_file): ", "v5": "changed since it was ingested"}
+        for video_id, word in words.items():
+            row = rows[video_id]
+            assert (row.status, row.reason_code) == ("failed_transient", "changed_during_run")
+            assert [other for other in words.values() if other in row.message] == [word], row.message
+        (tmp_path / "clip4.mp4").rmdir()
+        for name, content in contents.items():
+            (tmp_path / name).write_bytes(content)
+        refs = run(request)
+        assert all(row.status == "ok" for row in read_index(Path(refs["decode"].uri)))
+
     def test_verify_finds_flipped_bytes_in_shards_and_artifacts(
         self, tmp_path: Path, home: Path, manifest: Path
     ) -> None:

@@ -372,11 +372,53 @@ def test_closing_the_iterator_early_ends_its_work_only(make_pool: Callable[..., 
     assert values(next(other)) == [0]
     outcomes = pool.decode(jobs("slow:0", "slow:60", "slow:60", "slow:60"))
     assert values(next(outcomes)) == [0]
-    outcomes.close()  # type: ignore[attr-defined]
+    outcomes.close()
     start = time.monotonic()
     assert [values(outcome) for outcome in other] == [[0.5], [0]]
     assert [values(outcome) for outcome in pool.decode(jobs("slow:0", "slow:0.1"))] == [[0], [0.1]]
     assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize("name", ["hang:", "killed:SIGSTOP"])
+def test_closing_from_another_thread_frees_the_one_that_waits(name: str, make_pool: Callable[..., DecodePool]) -> None:
+    pool = make_pool(2)
+    other = pool.decode(jobs("slow:0", "slow:3"))
+    assert values(next(other)) == [0]
+    outcomes = pool.decode(jobs("slow:0", name, "slow:0"))
+    assert values(next(outcomes)) == [0]
+    closer = threading.Timer(0.5, outcomes.close)
+    closer.start()
+    start = time.monotonic()
+    assert list(outcomes) == []
+    assert 0.4 < time.monotonic() - start < 10
+    closer.join()
+    outcomes.close()
+    assert next(outcomes, None) is None
+    assert [values(outcome) for outcome in other] == [[3]]
+    assert [values(outcome) for outcome in pool.decode(jobs("slow:0", "slow:0.1"))] == [[0], [0.1]]
+    assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_closed_outcomes_are_over(num_workers: int, video: Path) -> None:
+    with DecodePool(CONFIG, LIMITS, num_workers=num_workers) as pool:
+        unused = pool.decode(jobs(video))
+        unused.close()
+        assert list(unused) == [] and pool.worker_pids() == []
+        begun = pool.decode(jobs(video, video))
+        assert isinstance(next(begun), FrameBatch)
+        begun.close()
+        assert list(begun) == []
+        assert len(list(pool.decode(jobs(video)))) == 1
+
+
+def test_forgotten_outcomes_end_their_work(make_pool: Callable[..., DecodePool]) -> None:
+    pool = make_pool(1)
+    outcomes = pool.decode(jobs("process:", "hang:"))
+    pid = int(values(next(outcomes))[0])
+    del outcomes
+    gc.collect()
+    wait_until(lambda: not is_alive(pid), seconds=20)
 
 
 def test_threads_share_the_workers(make_pool: Callable[..., DecodePool]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -65,8 +66,11 @@ def start_of(index: PacketIndex, number: int) -> int:
 @given(GROUPS, st.data())
 def test_a_plan_decodes_what_each_frame_needs_once(groups: list[tuple[int, int, int]], data: Any) -> None:
     index = index_of(groups)
+    if data.draw(st.booleans()):  # a container that calls every packet a keyframe
+        index = replace(index, key_pts=index.pts, key_positions=index.positions)
+    keys_back = data.draw(st.integers(0, 2))
     wanted = sorted(data.draw(st.sets(st.integers(0, len(index) - 1), min_size=1)))
-    runs = plan_runs(index, wanted)
+    runs = plan_runs(index, wanted, keys_back=keys_back)
     assert sorted(number for run in runs for number in run.wanted) == wanted
     assert [run.first for run in runs] == sorted({run.first for run in runs})
     for run in runs:

@@ -154,6 +154,13 @@ class TestDefects:
         assert "truncated" in codes(report) and report.info is not None
         assert report.info.is_truncated and 0 < report.info.num_frames < NUM_FRAMES
 
+    def test_the_header_of_a_file_that_is_cut_off_is_not_blamed(self, tmp_path: Path) -> None:
+        whole = write_video(tmp_path / "v.mp4", options={"movflags": "faststart"})
+        report = examine(write_prefix(whole, tmp_path / "cut.mp4", 0.6))
+        assert report.info is not None and report.info.num_frames < NUM_FRAMES
+        assert "truncated" in codes(report) and "header_count_lies" not in codes(report)
+        assert f"({report.info.num_frames} frames, {NUM_FRAMES} declared); copy it again" in report.defects[0].message
+
     def test_a_header_that_declares_other_frames(self, tmp_path: Path) -> None:
         path = write_video(tmp_path / "v.avi", codec="mpeg4", codec_options={"b": "500000"})
         data = bytearray(path.read_bytes())

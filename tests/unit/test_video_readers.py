@@ -220,9 +220,7 @@ def test_real_clips_equal_a_decode_from_front_to_back(name: str, reader: str) ->
         for indices in (RNG.integers(0, len(expected), size=8), np.array([len(expected) - 1, 0, 77])):
             batch = video.frames_at(indices)
             difference = np.abs(batch.frames.astype(np.int16) - expected[indices])
-            # torchcodec leaves greys of more than 8 bits up to 2 too dark, as swscale does unless told otherwise.
-            limit = 2.5 if name in ("ten_bits.mp4", "prores.mov") else 1.0
-            assert difference.max() == 0 if reader == "pyav" else np.abs(difference).mean() <= limit
+            assert difference.max() == 0 if reader == "pyav" else difference.mean() <= 1.0
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +11,23 @@ import numpy as np
 from av.stream import Disposition
 
 from tests.zoo import damage, mp4
-from tests.zoo.makers import Track, codes, copy_packet, remux, write, write_sound
-from tests.zoo.sound import COPY_TIMES, JPEG, h264
+from tests.zoo.lies import (
+    avi_counts,
+    avi_of_12k,
+    claims_size,
+    endless,
+    flv_duration,
+    h264_above_the_limit,
+    hundred_more,
+    jpeg_of_16k,
+    matroska_duration,
+    no_samples,
+    png_of_30k,
+    table,
+    vp8_of_16k,
+)
+from tests.zoo.makers import Track, codes, remux, write, write_sound
+from tests.zoo.tracks import COPY_TIMES, JPEG, VP9, free, h264, sized
 
 Find = Callable[[str], Path]
 """Gives the path of a sound member by its name."""
@@ -80,113 +93,23 @@ def edit_packets(source: str, edit: Callable[[int, av.Packet], Sequence[av.Packe
     return lambda find, path: remux(find(source), path, edit)
 
 
-def table(name: str, new: bytes | None) -> Callable[[bytes], bytes]:
-    return lambda data: mp4.replace(data, f"{mp4.STBL}/{name}", new)
-
-
-def words(*values: int) -> bytes:
-    return struct.pack(f">{len(values)}I", *values)
-
-
-def hundred_more(data: bytes) -> bytes:
-    """The index lists 100 frames more than the file holds, all in its one chunk."""
-    sizes = mp4.payload(data, f"{mp4.STBL}/stsz")
-    count = struct.unpack(">I", sizes[8:12])[0]
-    data = table("stsz", sizes[:8] + words(count + 100) + sizes[12:] + words(*[300] * 100))(data)
-    data = table("stsc", words(0, 1, 1, count + 100, 1))(data)
-    return table("stts", mp4.run_lengths((count + 100, 640)))(data)
-
-
-def endless(data: bytes) -> bytes:
-    """Every header gives a duration of days."""
-    for box, offset in (("moov/mvhd", 16), ("moov/trak/tkhd", 20), ("moov/trak/mdia/mdhd", 16)):
-        old = mp4.payload(data, box)
-        data = mp4.replace(data, box, old[:offset] + words(0x7FFFFFF0) + old[offset + 4 :])
-    return data
-
-
-def no_samples(data: bytes) -> bytes:
-    for name in ("stsz", "stts", "stsc", "stco", "stss"):
-        data = table(name, words(0, 0, 0)[: 12 if name == "stsz" else 8])(data)
-    return table("ctts", None)(data)
-
-
-def claims_size(width: int, height: int) -> Callable[[bytes], bytes]:
-    """Track header and sample description give another size than the pictures have."""
-
-    def edit(data: bytes) -> bytes:
-        old = mp4.payload(data, f"{mp4.STBL}/stsd")
-        data = table("stsd", old[:40] + struct.pack(">HH", width, height) + old[44:])(data)
-        header = mp4.payload(data, "moov/trak/tkhd")
-        return mp4.replace(data, "moov/trak/tkhd", header[:-8] + words(width << 16, height << 16))
-
-    return edit
-
-
-def avi_counts(count: int) -> Callable[[bytes], bytes]:
-    def edit(data: bytes) -> bytes:
-        changed = bytearray(data)
-        for name, offset in ((b"avih", 16), (b"strh", 32)):
-            place = data.index(name) + 8 + offset
-            changed[place : place + 4] = struct.pack("<I", count)
-        return bytes(changed)
-
-    return edit
-
-
-def matroska_duration(data: bytes) -> bytes:
-    """The header says an hour, the tag nine hours."""
-    place = data.index(b"\x44\x89\x88") + 3
-    changed = data[:place] + struct.pack(">d", 3.6e6) + data[place + 8 :]
-    return changed.replace(b"00:00:01.920", b"09:00:01.920")
-
-
-def flv_duration(data: bytes) -> bytes:
-    place = data.index(b"duration\0") + 9
-    return data[:place] + struct.pack(">d", 36_000.0) + data[place + 8 :]
-
-
-def vp8_of_16k(number: int, packet: av.Packet) -> Sequence[av.Packet]:
-    """Keyframes after the first claim 16,383 x 16,383 pixels (RFC 6386, 9.1)."""
-    if not packet.is_keyframe or number == 0:
-        return (packet,)
-    return (copy_packet(packet, bytes(packet)[:6] + struct.pack("<HH", 16383, 16383) + bytes(packet)[10:]),)
-
-
-def jpeg_of_16k(first: int) -> Callable[[int, av.Packet], Sequence[av.Packet]]:
-    """Pictures from `first` on claim 16,384 x 16,384 pixels (ITU-T T.81, B.2.2)."""
-
-    def edit(number: int, packet: av.Packet) -> Sequence[av.Packet]:
-        data = bytes(packet)
-        place = data.index(b"\xff\xc0") + 5
-        bomb = data[:place] + struct.pack(">HH", 16384, 16384) + data[place + 4 :]
-        return (copy_packet(packet, bomb),) if number >= first else (packet,)
-
-    return edit
-
-
-def png_of_30k(number: int, packet: av.Packet) -> Sequence[av.Packet]:
-    """Pictures from the 20th on claim 30,000 x 30,000 pixels, with a right checksum."""
-    data = bytes(packet)
-    place = data.index(b"IHDR")
-    header = data[place : place + 4] + words(30_000, 30_000) + data[place + 12 : place + 17]
-    bomb = data[:place] + header + words(zlib.crc32(header)) + data[place + 21 :]
-    return (copy_packet(packet, bomb),) if number >= 20 else (packet,)
-
-
-def h264_above_the_limit(_: Find, path: Path) -> None:
-    """A bare stream of 150 bytes whose parameter sets claim 8,208 x 8,192 pixels, just above the limit."""
-    path.write_bytes(3 * damage.annexb(*damage.parameter_sets(8_208, 8_192), damage.giant_idr_slice()))
-
-
-def avi_of_12k(data: bytes) -> bytes:
-    """The AVI header, which alone knows the size of FFV1 pictures, claims 12,000 x 12,000 pixels."""
-    place = data.index(b"strf") + 12
-    return data[:place] + struct.pack("<II", 12_000, 12_000) + data[place + 8 :]
-
-
 def glue(*sources: str) -> Callable[[Find, Path], object]:
     return lambda find, path: damage.glued(path, *(find(source) for source in sources))
+
+
+def bomb(_: Find, path: Path) -> None:
+    h264_above_the_limit(path)
+
+
+def join_new(source: str, track: Track) -> Callable[[Find, Path], object]:
+    """A sound member with the packets of another track behind its own."""
+
+    def make(find: Find, path: Path) -> None:
+        part = write(path.with_name(f"part_{path.name}"), track)
+        damage.joined(path, find(source), part)
+        part.unlink()
+
+    return make
 
 
 def glue_new(source: str, track: Track, **options: str) -> Callable[[Find, Path], object]:
@@ -258,7 +181,7 @@ BROKEN: tuple[Broken, ...] = (
     Broken("cut_10_hevc_open.mkv", "cut off after 10 %", cut("hevc_open.mkv", 0.1), "unreadable", "hevc_open.mkv"),
     Broken("cut_10_mpeg2.mpg", "cut off after 10 %", cut("mpeg2.mpg", 0.1), None, "mpeg2.mpg", moved=True),
     Broken("cut_50_raw.h264", "cut off after 50 %", cut("raw.h264", 0.5), None, "raw.h264", 12),
-    Broken("cut_50_mpeg4.avi", "cut off after 50 %", cut("mpeg4.avi", 0.5), None, "mpeg4.avi"),
+    Broken("cut_50_mpeg4.avi", "cut off after 50 %", cut("mpeg4.avi", 0.5), "truncated", "mpeg4.avi"),
     *(
         Broken(f"hole_{source}", "zeros in the middle", hole(source, fill=True), None, source, 24, moved=moved)
         for source, moved in (("h264.mp4", False), ("fragments.mp4", False), ("h264.flv", True), ("h264.ts", True))
@@ -360,7 +283,12 @@ BROKEN: tuple[Broken, ...] = (
     Broken("claims_8k.mp4", "header size 1 x 1 or 8k", edit_boxes(claims_size(7680, 4320)), None, "h264.mp4", 48),
     Broken("claims_65k.mp4", "header size 1 x 1 or 8k", edit_boxes(claims_size(65535, 65535)), None, "h264.mp4", 48),
     Broken("bomb.avi", "header of more pixels than the limit", edit_boxes(avi_of_12k, "ffv1.avi"), "frame_too_large"),
-    Broken("bomb.h264", "header of more pixels than the limit", h264_above_the_limit, "frame_too_large"),
+    Broken(
+        "bomb.h264",
+        "header of more pixels than the limit",
+        lambda _, path: h264_above_the_limit(path),
+        "frame_too_large",
+    ),
     Broken("bomb_mjpeg.mkv", "header of more pixels than the limit", edit_packets("mjpeg.mkv", jpeg_of_16k(0)), None),
     Broken(
         "late_bomb_vp8.webm",
@@ -393,6 +321,13 @@ BROKEN: tuple[Broken, ...] = (
         None,
         at_least=60,
         moved=True,
+    ),
+    Broken(
+        "size_change.webm",
+        "another picture size from the middle on",
+        join_new("vp9.webm", sized(free("libvpx-vp9", VP9, shown=codes(24, first=48, start_ms=1920)), 96, 128)),
+        None,
+        at_least=72,
     ),
     Broken(
         "size_change.h264",

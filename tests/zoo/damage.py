@@ -72,6 +72,19 @@ def glued(path: Path, *parts: Path) -> None:
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
 
 
+def joined(path: Path, *parts: Path) -> None:
+    """The packets of several files in one stream, described by the first."""
+    with av.open(str(path), "w") as container:
+        stream = None
+        for part in parts:
+            with av.open(str(part)) as source:
+                stream = stream or container.add_stream_from_template(source.streams.video[0])
+                for packet in source.demux(video=0):
+                    if packet.size:
+                        packet.stream = stream
+                        container.mux(packet)
+
+
 class Bits:
     """Writes the bit strings of H.264 headers (ITU-T H.264, 7.2 and 9.1)."""
 

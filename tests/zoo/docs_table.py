@@ -1,6 +1,6 @@
 """The parts of docs/decode.md that the zoo decides.
 
-``python -m tests.zoo.docs_table`` reads the zoo with every reader that loads and writes its table anew.
+``python -m tests.zoo.docs_table`` reads the zoo with every reader that loads and writes its tables anew.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.zoo.broken import BROKEN
@@ -19,40 +19,52 @@ from tests.zoo.sound import SOUND
 
 PAGE = Path(__file__).parents[2] / "docs" / "decode.md"
 READS, IN_PART, SHOWS_DAMAGE = "reads", "in part", "shows damage"
-_START, _END = "<!-- zoo: begin -->", "<!-- zoo: end -->"
+SOUND_TABLE, BROKEN_TABLE = "sound", "broken"
+COLUMN = "what is given"
 
-Inspect = Callable[[Job], Report]
 Table = dict[str, dict[str, str]]
-"""Kind of file to reader to what the reader does with it."""
+"""Kind of file to column to cell."""
 
 
-def measured(
-    zoo: Zoo, inspect: Callable[[Job], Report], open_only: Callable[[Job], Report], reader: str
-) -> dict[str, str]:
-    """What `reader` does with each kind of file."""
+def sound_kinds(zoo: Zoo, inspector: Inspector, reader: str) -> dict[str, str]:
+    """What `reader` does with each kind of sound file."""
     found: dict[str, set[str]] = {}
     for sound in SOUND:
-        report = open_only(Job(zoo.path(sound.name), reader, stream_index=sound.stream_index))
-        found.setdefault(sound.kind, set()).add(_outcome(report))
-    for broken in BROKEN:
-        found.setdefault(broken.kind, set()).add(_outcome(inspect(Job(zoo.broken(broken), reader))))
+        job = Job(zoo.path(sound.name), reader, stream_index=sound.stream_index)
+        found.setdefault(sound.kind, set()).add(_outcome(inspector.remembered(job, look)))
     return {kind: _cell(outcomes) for kind, outcomes in found.items()}
 
 
-def written() -> Table:
-    """The table as it stands in the page."""
-    block = PAGE.read_text(encoding="utf-8").split(_START)[1].split(_END)[0].strip().splitlines()
-    readers = _cells(block[0])[1:] if block else []
-    return {cells[0]: dict(zip(readers, cells[1:], strict=True)) for cells in map(_cells, block[2:])}
+def broken_kinds(zoo: Zoo, inspector: Inspector) -> dict[str, str]:
+    """What PyAV gives of each kind of broken file."""
+    found: dict[str, set[str]] = {}
+    for broken in BROKEN:
+        report = inspector.remembered(Job(zoo.broken(broken), "pyav"))
+        found.setdefault(broken.kind, set()).add(_outcome(report))
+    return {kind: _cell(outcomes) for kind, outcomes in found.items()}
 
 
-def write(table: Table, readers: Sequence[str]) -> None:
+def written(name: str) -> Table:
+    """A table as it stands in the page."""
+    lines = _around(name)[1].strip().splitlines()
+    columns = _cells(lines[0])[1:] if lines else []
+    return {cells[0]: dict(zip(columns, cells[1:], strict=True)) for cells in map(_cells, lines[2:])}
+
+
+def write(name: str, table: Table, columns: Sequence[str]) -> None:
     """Put `table` into the page."""
-    lines = ["| kind of file | " + " | ".join(readers) + " |", "| --- |" + " --- |" * len(readers)]
-    lines += [f"| {kind} | " + " | ".join(cells[reader] for reader in readers) + " |" for kind, cells in table.items()]
-    text = PAGE.read_text(encoding="utf-8")
-    before, rest = text.split(_START)
-    PAGE.write_text(before + "\n".join([_START, *lines, _END]) + rest.split(_END)[1], encoding="utf-8")
+    lines = ["| kind of file | " + " | ".join(columns) + " |", "| --- |" + " --- |" * len(columns)]
+    lines += [f"| {kind} | " + " | ".join(cells[column] for column in columns) + " |" for kind, cells in table.items()]
+    before, _, after = _around(name)
+    PAGE.write_text(before + "\n".join(["", *lines, ""]) + after, encoding="utf-8")
+
+
+def _around(name: str) -> tuple[str, str, str]:
+    """The page up to a table's first mark, the table, and the rest from its second mark on."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, rest = PAGE.read_text(encoding="utf-8").split(begin)
+    inside, after = rest.split(end)
+    return before + begin, inside, end + after
 
 
 def reasons() -> set[str]:
@@ -85,16 +97,20 @@ def _cells(line: str) -> list[str]:
 
 def main() -> None:
     """Measure every reader that loads; columns of the others stay as they are."""
-    readers = [reader for reader in NAMES if not why_absent(reader)]
-    absent = [reader for reader in NAMES if why_absent(reader)]
-    old = written()
+    old = written(SOUND_TABLE)
+    table: Table = {}
     with tempfile.TemporaryDirectory() as folder, Inspector() as inspector:
         zoo = Zoo(Path(folder))
-        columns = {reader: measured(zoo, inspector, lambda job: inspector(job, look), reader) for reader in readers}
-    kinds = list(columns[readers[0]])
-    columns |= {reader: {kind: old.get(kind, {}).get(reader, "?") for kind in kinds} for reader in absent}
-    write({kind: {reader: columns[reader][kind] for reader in NAMES} for kind in kinds}, NAMES)
-    sys.stderr.write(f"wrote {PAGE}; measured {', '.join(readers)}\n")
+        for reader in NAMES:
+            absent = why_absent(reader)
+            if absent:
+                sys.stderr.write(f"the column of {reader} stays as it is: {absent}\n")
+            kinds = {sound.kind: "?" for sound in SOUND} if absent else sound_kinds(zoo, inspector, reader)
+            for kind, cell in kinds.items():
+                table.setdefault(kind, {})[reader] = old.get(kind, {}).get(reader, cell) if absent else cell
+        write(SOUND_TABLE, table, NAMES)
+        write(BROKEN_TABLE, {kind: {COLUMN: cell} for kind, cell in broken_kinds(zoo, inspector).items()}, [COLUMN])
+    sys.stderr.write(f"wrote {PAGE}\n")
 
 
 if __name__ == "__main__":

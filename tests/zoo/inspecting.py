@@ -101,11 +101,19 @@ def inspect(job: Job) -> Report:
 
 def look(job: Job) -> Report:
     """As `inspect`, but only the first and the last frame are read."""
+    frames: dict[int, Seen | str] = {}
     try:
         with open_video(job.path, job.reader, job.stream_index, num_threads=job.num_threads) as video:
-            batch = video.frames_at([video.num_frames - 1, 0])
-            frames: dict[int, Seen | str] = {0: _seen(batch.frames[1], float(batch.pts_seconds[1]))}
-            return Report(is_truncated=video.is_truncated, num_frames=video.num_frames, frames=frames)
+            for index in (video.num_frames - 1, 0):
+                try:
+                    batch = video.frames_at([index])
+                except DecodeError as error:
+                    frames[index] = error.reason_code
+                else:
+                    frames[index] = _seen(batch.frames[0], float(batch.pts_seconds[0]))
+            return Report(
+                is_truncated=video.is_truncated, num_frames=video.num_frames, frames=dict(sorted(frames.items()))
+            )
     except DecodeError as error:
         return Report(error.reason_code, str(error), error.transient)
 

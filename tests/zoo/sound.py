@@ -2,54 +2,46 @@
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from pathlib import Path
 
-import av
 from av.stream import Disposition
 
-from tests.zoo import mp4
-from tests.zoo.codes import Code
-from tests.zoo.makers import (
-    B_FRAMES,
-    FPS,
-    NUM_FRAMES,
-    X264,
-    Draw,
-    Track,
-    codes,
-    copy_packet,
-    draw,
-    hidden_colours,
-    remux,
-    write,
+from tests.zoo.makers import B_FRAMES, X264, Track, codes
+from tests.zoo.tracks import (
+    AV1,
+    CLOSED,
+    COPY_TIMES,
+    JPEG,
+    LATE,
+    MPEG,
+    MPEG_B,
+    OPEN,
+    VFR,
+    VP8,
+    VP8_HIDDEN,
+    VP9,
+    VP9_HIDDEN,
+    Make,
+    free,
+    h264,
+    hidden,
+    plain,
+    sized,
+    tick,
 )
-
-CODES = codes()
-LATE = codes(start_ms=1400)
-"""Decoding times must not be negative in MPEG-TS, so its frames start late."""
-VFR = [Code(i, sum(17 + 53 * (j * j % 7) for j in range(i))) for i in range(NUM_FRAMES)]
-NEVER_SHOWN = 4000
-"""Frames with numbers from here on must not be seen."""
-FRAME_TIME = Fraction(1, FPS)
-
-_X265 = "log-level=none:keyint=12:min-keyint=12:bframes=3:pools=none:frame-threads=1"
-CLOSED = {"preset": "ultrafast", "crf": "18", "x265-params": _X265 + ":open-gop=0"}
-OPEN = {"preset": "ultrafast", "crf": "18", "x265-params": _X265 + ":open-gop=1"}
-VP9 = {"deadline": "realtime", "cpu-used": "8", "g": "12", "b": "1M"}
-VP9_HIDDEN = {"deadline": "good", "cpu-used": "5", "g": "24", "auto-alt-ref": "1", "lag-in-frames": "16", "b": "1M"}
-VP8 = {"deadline": "realtime", "cpu-used": "-5", "b": "4M", "g": "12"}
-VP8_HIDDEN = {"deadline": "good", "cpu-used": "5", "b": "4M", "g": "24", "auto-alt-ref": "1", "lag-in-frames": "16"}
-AV1 = {"preset": "8", "g": "12", "svtav1-params": "lp=1", "crf": "8"}
-MPEG = {"g": "12", "qmin": "2", "qmax": "2"}
-MPEG_B = {**MPEG, "bf": "2"}
-JPEG = {"qmin": "2", "qmax": "4"}
-COPY_TIMES = {"mpegts_copyts": "1"}
-
-Make = Callable[[Path], Sequence[Code]]
+from tests.zoo.unusual import (
+    before_zero,
+    cut_by_edit_list,
+    false_keys,
+    mirrored,
+    packed,
+    turned_by_message,
+    two_edits,
+    with_cover,
+    with_hidden_packet,
+    without_sync_table,
+)
 
 
 @dataclass(frozen=True)
@@ -69,143 +61,6 @@ class Sound:
     make: Make
     stream_index: int | None = None
     has_times: bool = True
-
-
-def plain(track: Track, *others: Track, with_audio: bool = False, **container_options: str) -> Make:
-    def make(path: Path) -> Sequence[Code]:
-        write(path, track, *others, with_audio=with_audio, container_options=container_options)
-        return track.codes
-
-    return make
-
-
-def h264(shown: Sequence[Code] = CODES, **options: str) -> Track:
-    return Track(codes=shown, codec_options={**B_FRAMES, **options})
-
-
-def tick(codec: str, codec_options: dict[str, str], pix_fmt: str = "yuv420p", shown: Sequence[Code] = CODES) -> Track:
-    """A track whose codec or container knows a fixed rate only."""
-    return Track(codes=shown, codec=codec, codec_options=codec_options, time_base=FRAME_TIME, pix_fmt=pix_fmt)
-
-
-def free(codec: str, codec_options: dict[str, str], pix_fmt: str = "yuv420p", shown: Sequence[Code] = CODES) -> Track:
-    return Track(codes=shown, codec=codec, codec_options=codec_options, pix_fmt=pix_fmt)
-
-
-def sized(track: Track, height: int, width: int, pix_fmt: str = "yuv420p") -> Track:
-    return replace(track, height=height, width=width, pix_fmt=pix_fmt)
-
-
-def cut_by_edit_list(path: Path) -> Sequence[Code]:
-    """The muxer cuts off what lies before time 0 with an edit list: the first frame shown is inside a group."""
-    unseen = codes(5, first=NEVER_SHOWN, start_ms=-200)
-    write(path, h264([*unseen, *CODES]), container_options={"avoid_negative_ts": "disabled"})
-    assert struct.unpack(">i", mp4.payload(path.read_bytes(), "moov/trak/edts/elst")[12:16])[0] > 0
-    return CODES
-
-
-def two_edits(path: Path) -> Sequence[Code]:
-    """Two parts of the stream shown one after the other; what lies between and behind them is not shown."""
-    first, last = CODES[:20], [Code(20 + i, 800 + 40 * i) for i in range(15)]
-    hidden = codes(10, first=NEVER_SHOWN)
-    encoded = [*first, *hidden, *last, *hidden[:3]]
-    drawn = iter(encoded)
-    # No B-frames: FFmpeg shifts a second part by the decoder's delay.
-    track = Track(codes=codes(len(encoded)), codec_options=X264, picture=lambda _, *size: draw(next(drawn), *size))
-    write(path, track)
-    data = path.read_bytes()
-    start = struct.unpack(">i", mp4.payload(data, "moov/trak/edts/elst")[12:16])[0]
-    ticks = 40 * struct.unpack(">I", mp4.payload(data, "moov/trak/mdia/mdhd")[12:16])[0] // 1000
-    edits = mp4.edit_list((800, start), (600, start + 30 * ticks))
-    path.write_bytes(mp4.replace(data, "moov/trak/edts/elst", edits))
-    return [*first, *last]
-
-
-def before_zero(path: Path) -> Sequence[Code]:
-    """Composition offsets of -200 ms on every frame, and no edit list to hide them."""
-    shown = codes(start_ms=-200)
-    write(path, replace(Track(codes=shown, codec_options=X264), shift_ms=-200), container_options={"use_editlist": "0"})
-    data = path.read_bytes()
-    timescale = struct.unpack(">I", mp4.payload(data, "moov/trak/mdia/mdhd")[12:16])[0]
-    offsets = mp4.run_lengths((NUM_FRAMES, -timescale // 5), version=1)
-    path.write_bytes(mp4.replace(data, f"{mp4.STBL}/ctts", offsets))
-    return shown
-
-
-def mirrored(path: Path) -> Sequence[Code]:
-    """Stored with left and right exchanged, and a track matrix that says so."""
-
-    def picture(code: Code, height: int, width: int) -> object:
-        return draw(code, height, width)[:, ::-1]
-
-    write(path, replace(h264(), picture=picture))
-    data = path.read_bytes()
-    header = mp4.payload(data, "moov/trak/tkhd")
-    matrix = struct.pack(">9i", -(1 << 16), 0, 0, 0, 1 << 16, 0, 96 << 16, 0, 1 << 30)
-    path.write_bytes(mp4.replace(data, "moov/trak/tkhd", header[:40] + matrix + header[76:]))
-    return CODES
-
-
-def without_sync_table(track: Track) -> Make:
-    """MP4 without the table of keyframes: every frame counts as one."""
-
-    def make(path: Path) -> Sequence[Code]:
-        write(path, track)
-        path.write_bytes(mp4.replace(path.read_bytes(), f"{mp4.STBL}/stss", None))
-        return track.codes
-
-    return make
-
-
-def false_keys(track: Track) -> Make:
-    """Every fifth packet is flagged as a keyframe, though most of them are none."""
-
-    def flag(place: int, packet: av.Packet) -> Sequence[av.Packet]:
-        packet.is_keyframe |= place % 5 == 4
-        return (packet,)
-
-    def make(path: Path) -> Sequence[Code]:
-        remux(write(path.with_name(f"true_{path.name}"), track), path, flag)
-        path.with_name(f"true_{path.name}").unlink()
-        return track.codes
-
-    return make
-
-
-def with_hidden_packet(path: Path) -> Sequence[Code]:
-    """VP8 whose second packet is never shown, as alternate reference frames are."""
-
-    def double(place: int, packet: av.Packet) -> Sequence[av.Packet]:
-        if place:
-            return (packet,)
-        hidden = copy_packet(packet, bytes([bytes(packet)[0] & ~0x10]) + bytes(packet)[1:])
-        hidden.pts = hidden.dts = packet.pts + 20
-        return packet, hidden
-
-    source = path.with_name(f"source_{path.name}")
-    remux(write(source, free("libvpx", VP8)), path, double)
-    source.unlink()
-    return CODES
-
-
-def with_cover(path: Path) -> Sequence[Code]:
-    """A film with a poster, which is stored as a video stream of one picture."""
-    cover = Track(
-        codes=codes(1, first=NEVER_SHOWN),
-        codec="mjpeg",
-        codec_options=JPEG,
-        pix_fmt="yuvj420p",
-        height=128,
-        width=192,
-        disposition=Disposition.attached_pic,
-    )
-    write(path, cover, h264())
-    return CODES
-
-
-def hidden(codec: str, codec_options: dict[str, str], pix_fmt: str) -> Track:
-    picture: Draw = hidden_colours
-    return Track(codes=CODES, codec=codec, codec_options=codec_options, pix_fmt=pix_fmt, picture=picture)
 
 
 _FIRST = replace(h264(), disposition=Disposition.default)
@@ -247,6 +102,7 @@ SOUND: tuple[Sound, ...] = (
     Sound("b_frames.avi", "AVI", plain(tick("libx264", B_FRAMES)), has_times=False),
     Sound("mpeg4.avi", "AVI", plain(tick("mpeg4", MPEG))),
     Sound("mpeg4_b.avi", "AVI", plain(tick("mpeg4", MPEG_B)), has_times=False),
+    Sound("packed.avi", "AVI", packed, has_times=False),
     Sound("mjpeg.avi", "AVI", plain(tick("mjpeg", JPEG, "yuvj420p"))),
     Sound("ffv1.avi", "AVI", plain(tick("ffv1", {}))),
     Sound("huffyuv.avi", "AVI", plain(tick("huffyuv", {}, "yuv422p"))),
@@ -315,6 +171,7 @@ SOUND: tuple[Sound, ...] = (
         for turn, suffix in ((90, "mp4"), (180, "mov"), (270, "mp4"), (90, "mkv"))
     ),
     Sound("mirrored.mp4", "mirrored", mirrored),
+    Sound("turned_by_message.mp4", "rotated by a message in the stream", turned_by_message),
     Sound("with_audio.mp4", "video beside audio", plain(h264(), with_audio=True)),
     Sound("with_audio.ts", "MPEG-TS", plain(h264(LATE), with_audio=True, **COPY_TIMES)),
     Sound("with_cover.mkv", "video beside a cover picture", with_cover),

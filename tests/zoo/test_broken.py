@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from tests.zoo.broken import BROKEN, Broken
 from tests.zoo.conftest import Zoo
-from tests.zoo.inspecting import Inspector, Job, Report, crash, hang
+from tests.zoo.inspecting import Inspector, Job, Report, crash, hang, inspect, look
 from tests.zoo.readers import EXACT, NAMES, case, need
 
 CASES = [case(reader, member.name, member, reader) for member in BROKEN for reader in NAMES]
@@ -22,16 +24,19 @@ class Judge:
         self._zoo = zoo
         self._inspector = inspector
 
-    def __call__(self, member: Broken, reader: str, num_threads: int = 1) -> Report:
+    def __call__(
+        self, member: Broken, reader: str, num_threads: int = 1, read: Callable[[Job], Report] = inspect
+    ) -> Report:
         self._sound("h264.mp4", reader)  # what the reader loads is not to count as the file's memory
         digests = self._digests(member.source, reader) if member.source else {}
-        report = self._inspector.remembered(Job(self._zoo.broken(member), reader, num_threads))
+        report = self._inspector.remembered(Job(self._zoo.broken(member), reader, num_threads), read)
         assert report.reason not in ("hang", "crash"), report.reason
         assert not report.transient, f"trying again cannot help: {report.message}"
         assert report.grown_bytes < MOST_BYTES
         if reader in EXACT:
             assert report.reason == member.reason, report.message
-            assert len(report.seen()) >= member.at_least, report.message
+            if read is inspect:
+                assert len(report.seen()) >= member.at_least, report.message
         elif report.reason is not None:
             assert report.reason in OF_OTHER_READERS | {member.reason}, report.message
         self._frames(member, reader, report, digests)
@@ -75,19 +80,21 @@ def judge(zoo: Zoo, inspector: Inspector) -> Judge:
 @pytest.mark.parametrize(("member", "reader"), CASES)
 def test_a_broken_file_gives_right_frames_or_a_reason(judge: Judge, member: Broken, reader: str) -> None:
     need(reader)
-    judge(member, reader)
+    # For a broken file auto is PyAV; the long suite reads every frame of it all the same.
+    judge(member, reader, read=look if reader == "auto" else inspect)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("member", "reader"), CASES)
-def test_so_it_does_with_two_threads(judge: Judge, member: Broken, reader: str) -> None:
+def test_so_it_does_in_full_and_with_two_threads(judge: Judge, member: Broken, reader: str) -> None:
     need(reader)
-    judge(member, reader, num_threads=2)
+    for num_threads in (1, 2):
+        judge(member, reader, num_threads)
 
 
 def test_the_inspector_reports_hangs_and_crashes(zoo: Zoo) -> None:
     """A reader that never returns and one that dies: without this, the tests above could pass by accident."""
-    with Inspector(seconds=3) as inspector:
+    with Inspector(seconds=2) as inspector:
         job = Job(zoo.path("h264.mp4"), "pyav")
         assert inspector(job).reason is None
         assert inspector(job, hang).reason == "hang"

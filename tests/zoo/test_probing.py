@@ -50,7 +50,15 @@ def test_broken_files_have_the_reason_that_their_reader_gives(zoo: Zoo) -> None:
         assert found or outcome["info"] is not None, member.name
 
 
-@pytest.mark.parametrize("name", ["more_samples.mp4", "more_times.mp4", "more.avi", "fewer.avi", "fewer_times.mp4"])
+@pytest.mark.parametrize("name", ["more_samples.mp4", "more.avi"])
+def test_frames_declared_beyond_the_end_of_the_file_are_a_cut(zoo: Zoo, name: str) -> None:
+    """Nothing tells a header that declares too much from a file that lost its end, so only that is said."""
+    member = next(member for member in BROKEN if member.name == name)
+    found = defects_of(examine([str(zoo.broken(member))])[0])
+    assert "truncated" in found and "header_count_lies" not in found
+
+
+@pytest.mark.parametrize("name", ["more_times.mp4", "fewer.avi", "fewer_times.mp4"])
 def test_a_frame_count_that_lies_is_said(zoo: Zoo, name: str) -> None:
     member = next(member for member in BROKEN if member.name == name)
     assert "header_count_lies" in defects_of(examine([str(zoo.broken(member))])[0])

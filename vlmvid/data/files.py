@@ -4,12 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 from vlmvid.errors import ConfigError, DecodeError
 from vlmvid.types import Split
 from vlmvid.video.paths import check_file, printable
+
+VIDEO_SUFFIXES = (
+    ".3gp",
+    ".asf",
+    ".avi",
+    ".f4v",
+    ".flv",
+    ".gif",
+    ".m2ts",
+    ".m4v",
+    ".mkv",
+    ".mov",
+    ".mp4",
+    ".mpeg",
+    ".mpg",
+    ".mts",
+    ".mxf",
+    ".nut",
+    ".ogg",
+    ".ogv",
+    ".ts",
+    ".vob",
+    ".webm",
+    ".wmv",
+    ".y4m",
+)
+"""How the names of video files end, in any case."""
 
 
 def find_root(root: str, package: str | None) -> Path:
@@ -33,6 +61,27 @@ def read_text(path: Path, restrict_root: Path | None = None) -> str:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise DecodeError(f"{path} cannot be read as UTF-8 text: {error}", reason_code="broken_caption") from error
+
+
+def list_videos(root: Path, *, recursive: bool = True) -> tuple[list[bytes], dict[bytes, str]]:
+    """Names of the video files below `root`, relative and sorted, and folders that cannot be listed, with why.
+
+    Bytes, because a name need not be UTF-8. Links to folders are not followed, so no loop is either.
+    """
+    base = os.fsencode(root)
+    suffixes = tuple(os.fsencode(suffix) for suffix in VIDEO_SUFFIXES)
+    names: list[bytes] = []
+    unlisted: dict[bytes, str] = {}
+
+    def note(error: OSError) -> None:
+        name = os.path.relpath(os.fsencode(error.filename), base)
+        unlisted[name] = f"this folder cannot be listed: {error.strerror}; what it holds is left out until it can"
+
+    for folder, folders, files in os.walk(base, onerror=note):
+        names += [os.path.relpath(os.path.join(folder, f), base) for f in files if f.lower().endswith(suffixes)]
+        if not recursive:
+            folders.clear()
+    return sorted(names), unlisted
 
 
 def check_name(path: Path) -> None:

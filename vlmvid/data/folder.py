@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -10,26 +12,12 @@ from pydantic import Field
 
 from vlmvid.config.base import Config
 from vlmvid.data.base import Dataset, Defect
-from vlmvid.data.files import check_name, find_root, read_text, split_of
+from vlmvid.data.files import VIDEO_SUFFIXES, check_name, find_root, list_videos, read_text, split_of
 from vlmvid.errors import ConfigError, DecodeError
 from vlmvid.types import Clip
-from vlmvid.video.paths import printable
+from vlmvid.video.paths import check_file, printable
 
-VIDEO_SUFFIXES = (
-    ".mp4",
-    ".m4v",
-    ".mov",
-    ".mkv",
-    ".webm",
-    ".avi",
-    ".mpg",
-    ".mpeg",
-    ".ts",
-    ".flv",
-    ".wmv",
-    ".3gp",
-    ".ogv",
-)
+MAX_PROBE_WORKERS = 2
 
 
 class FolderOptions(Config):
@@ -61,15 +49,15 @@ class FolderDataset(Dataset):
     def __init__(self, options: FolderOptions) -> None:
         super().__init__(options)
         self._root = find_root(options.root, options.package)
-        self._videos = self._list()
+        self._videos, self._unlisted = self._list()
 
     def key_config(self) -> dict[str, Any]:
         """All options but the place."""
         return self.options.model_dump(mode="json", exclude={"root", "package"})
 
     def source_files(self) -> dict[str, Path]:
-        """The videos and their caption files."""
-        files = {}
+        """The videos and their caption files, and the folders that cannot be listed."""
+        files = {self._name(path): path for path in self._unlisted}
         for path in self._videos:
             files[self._name(path)] = path
             sidecar = path.with_suffix(".txt")
@@ -78,19 +66,25 @@ class FolderDataset(Dataset):
         return files
 
     def clips(self, folder: Path) -> tuple[list[Clip], list[Defect]]:
-        """One clip per video or window; a video without the captions it needs is a defect."""
+        """One clip per video or window; a defect for each video without the captions or the length it needs,
+        and for each folder that cannot be listed.
+        """
         clips: list[Clip] = []
-        defects: list[Defect] = []
-        for path in self._videos:
-            video_id = self._name(path)
-            try:
-                check_name(path)
-                captions = self._captions(path)
-                windows = self._windows(path)
-            except DecodeError as error:
-                defects.append(Defect(video_id, printable(path), error.reason_code, str(error)))
+        defects = [
+            Defect(self._name(path), printable(path), "unreadable", f"{printable(path)}: {why}")
+            for path, why in self._unlisted.items()
+        ]
+        found = {path: self._checked_captions(path) for path in self._videos}
+        durations = self._durations([path for path, captions in found.items() if isinstance(captions, tuple)])
+        for path, captions in found.items():
+            video_id, duration = self._name(path), durations.get(path)
+            if isinstance(captions, DecodeError):
+                defects.append(self._defect(path, captions))
                 continue
-            for number, (start, end) in enumerate(windows):
+            if isinstance(duration, DecodeError):
+                defects.append(self._defect(path, duration))
+                continue
+            for number, (start, end) in enumerate(self._windows(duration)):
                 clips.append(
                     Clip(
                         video_id=f"{video_id}#{number:04d}" if self.options.window_seconds else video_id,
@@ -109,20 +103,42 @@ class FolderDataset(Dataset):
     def _name(self, path: Path) -> str:
         return printable(path.relative_to(self._root).as_posix())
 
-    def _list(self) -> list[Path]:
-        found = self._root.rglob("*") if self.options.recursive else self._root.glob("*")
-        videos = sorted(
-            p
-            for p in found
-            if p.suffix.lower() in VIDEO_SUFFIXES
-            and not p.is_dir()
-            and not any(fnmatch(self._name(p), pattern) for pattern in self.options.exclude)
-        )
-        if not videos:
+    def _defect(self, path: Path, error: DecodeError) -> Defect:
+        return Defect(self._name(path), printable(path), error.reason_code, str(error))
+
+    def _is_excluded(self, name: str) -> bool:
+        return any(fnmatch(name, pattern) for pattern in self.options.exclude)
+
+    def _list(self) -> tuple[list[Path], dict[Path, str]]:
+        """The videos, and the folders that cannot be listed with why; neither when the options exclude it."""
+        names, unlisted = list_videos(self._root, recursive=self.options.recursive)
+        videos = [path for path in map(self._path, names) if not self._is_excluded(self._name(path))]
+        gaps = {self._path(name): why for name, why in sorted(unlisted.items())}
+        gaps = {
+            path: why
+            for path, why in gaps.items()
+            # With the slash "lost+found/*" excludes the folder itself, too.
+            if not self._is_excluded(self._name(path)) and not self._is_excluded(f"{self._name(path)}/")
+        }
+        if not videos and not gaps:
             raise ConfigError(
                 f"folder {self._root} holds no video (looked for {', '.join(VIDEO_SUFFIXES)}); check data.options.root"
             )
-        return videos
+        return sorted(videos), gaps
+
+    def _path(self, name: bytes) -> Path:
+        return self._root / os.fsdecode(name)
+
+    def _checked_captions(self, path: Path) -> tuple[str, ...] | DecodeError:
+        """The captions of a video that may be used, or why it may not; the video is not opened."""
+        try:
+            check_name(path)
+            captions = self._captions(path)
+            if self.options.window_seconds is not None:
+                check_file(path, self.restrict_root)
+        except DecodeError as error:
+            return error
+        return captions
 
     def _captions(self, path: Path) -> tuple[str, ...]:
         sidecar = path.with_suffix(".txt")
@@ -137,12 +153,29 @@ class FolderDataset(Dataset):
             raise DecodeError(f"{sidecar} is empty; write at least one caption", reason_code="empty_caption")
         return captions
 
-    def _windows(self, path: Path) -> list[tuple[float, float | None]]:
-        length = self.options.window_seconds
-        if length is None:
-            return [(0.0, None)]
-        from vlmvid.video.probing import probe_media
+    def _durations(self, paths: Sequence[Path]) -> dict[Path, float | DecodeError]:
+        """Seconds of each video, or what went wrong; nothing when no windows are asked for.
 
-        duration = probe_media(path).duration_seconds
+        In processes of their own: a file that hangs or crashes its reader costs its clips, not the run.
+        """
+        if self.options.window_seconds is None or not paths:
+            return {}
+        from vlmvid.video.isolation import DecodePool
+        from vlmvid.video.options import DecodeLimits
+        from vlmvid.video.probing import DurationJob
+
+        # Workers need a POSIX system.
+        num_workers = min(MAX_PROBE_WORKERS, len(paths)) if os.name == "posix" else 0
+        with DecodePool(None, DecodeLimits(), num_workers=num_workers) as pool:
+            outcomes = list(pool.run([DurationJob(path=str(path)) for path in paths]))
+        return {
+            path: outcome if isinstance(outcome, DecodeError) else float(outcome["duration_seconds"])
+            for path, outcome in zip(paths, outcomes, strict=True)
+        }
+
+    def _windows(self, duration: float | None) -> list[tuple[float, float | None]]:
+        length = self.options.window_seconds
+        if length is None or duration is None:
+            return [(0.0, None)]
         count = max(1, round(duration / length))
         return [(i * length, (i + 1) * length if i + 1 < count else None) for i in range(count)]

@@ -159,23 +159,34 @@ class RunContext:
         missing = sum(known.get(key) != location for key, location in located.items())
         if missing:
             return f"{missing} stored clips are missing or damaged"
-        if stage == "encode":
-            changed = self._num_outcomes_changed(index)
-            if changed:
-                return f"{changed} clips that failed have another outcome of decoding now"
-            if self.recipe.decode.keep_frames:  # then the decode stage tries them again
-                return None
+        changed = self._why_failures_stale(stage, index)
+        # Where frames are kept, the decode stage tries again what could not be encoded.
+        if changed or (stage == "encode" and self.recipe.decode.keep_frames):
+            return changed
         transient = sum(row.status == "failed_transient" for row in index)
         if transient:
             return f"{transient} clips failed for a passing reason and are tried again"
         failed = sum(row.status.startswith("failed") for row in index)
         return f"--retry failed: {failed} clips are tried again" if failed and self.request.retry_failed else None
 
-    def _num_outcomes_changed(self, index: Sequence[IndexRow]) -> int:
-        """How many clips that have no features can be encoded by now, or fail for another reason."""
+    def _why_failures_stale(self, stage: str, index: Sequence[IndexRow]) -> str | None:
+        """What has become of the clips that failed; None when they would fail as they did.
+
+        Results belong to the content: another recipe or dataset may have made one since, e.g. with a higher limit.
+        """
         failed = {row.video_id: row for row in index if row.status.startswith("failed")}
         if not failed:
-            return 0
+            return None
+        keys = [self.keys.encode_key(row.key) if stage == "encode" else row.key for row in failed.values()]
+        stored = self.store.clips(stage).rows(keys)
+        made = sum(key in stored for key in keys)
+        if made:
+            return f"{made} clips that failed have a result now"
+        changed = self._num_outcomes_changed(failed) if stage == "encode" else 0
+        return f"{changed} clips that failed have another outcome of decoding now" if changed else None
+
+    def _num_outcomes_changed(self, failed: dict[str, IndexRow]) -> int:
+        """How many clips that have no features can be encoded by now, or fail for another reason."""
         if not self.recipe.decode.keep_frames:
             return len(self.store.clips("decode").rows(row.key for row in failed.values()))
         ref = self.store.ref("decode", self.keys.key("decode"))

@@ -39,8 +39,13 @@ TABLE_FILE = "curation.parquet"
 
 
 def plan_shards(request: RunRequest) -> list[ShardJob]:
-    """The shards still to measure: clips with neither measures nor a known permanent failure."""
+    """The shards still to measure: clips with neither measures nor a known permanent failure.
+
+    Raises ConfigError for rules that cannot be applied, before anything is measured.
+    """
     context = open_context(request)
+    assert context.recipe.curate is not None  # the stage exists only with its section
+    check_rules(context.recipe.curate)
     rows = {row.clip.video_id: row for row in read_rows(context, "ingest")}
     keys = {video_id: _measure_key(context, row) for video_id, row in rows.items()}
     done = context.store.clips(STAGE).rows(keys.values())

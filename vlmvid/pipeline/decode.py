@@ -7,7 +7,7 @@ import os
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,9 @@ from vlmvid.pipeline.sharding import chunk, known_failures
 from vlmvid.pipeline.sources import SourceRow
 from vlmvid.types import FrameBatch
 from vlmvid.video.options import ClipJob, DecodeLimits
+
+if TYPE_CHECKING:
+    from vlmvid.video.isolation import Outcomes
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -99,13 +102,18 @@ def first_of_each(keys: dict[str, str]) -> list[str]:
 
 def decode_rows(context: RunContext, rows: Sequence[SourceRow]) -> Generator[FrameBatch | DecodeError]:
     """The frames of each row, or why there are none, in the order of `rows`; later rows are decoded ahead."""
+    if rows:
+        with closing(unchecked_outcomes(context, rows)) as outcomes:
+            yield from checked_outcomes(context, rows, outcomes)
+
+
+def unchecked_outcomes(context: RunContext, rows: Iterable[SourceRow]) -> Outcomes[FrameBatch | DecodeError]:
+    """What the pool of this process makes of the rows, for `checked_outcomes`; any thread may close it."""
     from vlmvid.video.isolation import shared_pool
 
-    if not rows:
-        return
     options = context.recipe.options
     pool = shared_pool(context.recipe.decode, decode_limits(options), num_workers(options))
-    yield from checked_outcomes(context, rows, pool.decode(clip_jobs(context, rows)))
+    return pool.decode(clip_jobs(context, rows))
 
 
 def clip_jobs(context: RunContext, rows: Iterable[SourceRow]) -> list[ClipJob]:
@@ -129,15 +137,12 @@ def checked_outcomes(
     """`outcomes` of `rows`, one each, as they may be filed.
 
     Results and failures belong to the content that ingest saw: for a file that has another one now
-    the outcome is a passing failure. A clip that hit a limit is told which option raises it.
+    the outcome is a passing failure, and so it is for one that is gone or refused. A clip that hit a
+    limit is told which option raises it.
     """
     for row, outcome in zip(rows, outcomes, strict=True):
         if context.sources.digest(Path(row.path)) != row.source_sha256:
-            yield DecodeError(
-                f"{row.path} changed since it was ingested; run again to take its new content",
-                reason_code="changed_during_run",
-                transient=True,
-            )
+            yield _changed(context, row)
         elif isinstance(outcome, DecodeError):
             yield _with_advice(outcome, context.recipe.options)
         else:
@@ -200,6 +205,21 @@ def decode_limits(options: RunOptions) -> DecodeLimits:
         memory_bytes=options.decode_memory_mb * 2**20,
         max_frame_pixels=options.max_frame_pixels,
     )
+
+
+def _changed(context: RunContext, row: SourceRow) -> DecodeError:
+    """The passing failure of a file that is not what ingest saw."""
+    refusal = context.sources.refusal(Path(row.path))
+    if refusal is None:
+        words = f"{row.path} changed since it was ingested; run again to take its new content"
+    elif refusal.reason_code == "missing_file":
+        words = f"{row.path} is gone since it was ingested; put it back, or take it out of the dataset, and run again"
+    else:
+        words = (
+            f"{row.path} was read when it was ingested and is refused now ({refusal.reason_code}): {refusal}; "
+            "mend that and run again"
+        )
+    return DecodeError(words, reason_code="changed_during_run", transient=True)
 
 
 def _with_advice(error: DecodeError, options: RunOptions) -> DecodeError:

@@ -63,7 +63,10 @@ def run_shard(request: RunRequest, job: ShardJob) -> ShardReport:
     """
     context = open_context(request)
     shard = _Shard(context, job)
-    with Prefetch(decode.decode_rows(context, shard.to_decode), depth=shard.batch) as outcomes:
+    decoded = decode.unchecked_outcomes(context, shard.to_decode)
+    checked = decode.checked_outcomes(context, shard.to_decode, decoded)
+    # A file that hangs in a worker holds up neither an error here nor an interrupt.
+    with Prefetch(checked, depth=shard.batch, abort=decoded.close) as outcomes:
         backbone = vision_backbone(context)  # loaded while the first clips are decoded
         waiting = iter(outcomes)
         for some in shard.batches():

@@ -58,13 +58,23 @@ def read_rows(context: RunContext, stage: StageName | None = None) -> list[Sourc
 
     `stage` asks for the clips of ``ingest`` or ``curate`` instead.
     """
-    folder = context.folder(stage or context.keys.rows_stage)
-    return list(_rows_of(folder, (folder / CLIPS_FILE).stat().st_mtime_ns))
+    stage = stage or context.keys.rows_stage
+    rows = _stored_rows(context, stage)
+    if stage == "ingest":
+        return list(rows)
+    # Where the files lie enters no key: after the dataset's folder has moved only ingest runs again.
+    ingested = {row.clip.video_id: row for row in _stored_rows(context, "ingest")}
+    return [ingested[row.clip.video_id].model_copy(update={"clip": row.clip}) for row in rows]
 
 
 def read_clips(context: RunContext) -> list[Clip]:
     """The clips of `read_rows`, without their files."""
     return [row.clip for row in read_rows(context)]
+
+
+def _stored_rows(context: RunContext, stage: StageName) -> tuple[SourceRow, ...]:
+    folder = context.folder(stage)
+    return _rows_of(folder, (folder / CLIPS_FILE).stat().st_mtime_ns)
 
 
 @lru_cache(maxsize=4)

@@ -8,6 +8,7 @@ from vlmvid.config import Config
 from vlmvid.config.schema import StageName
 from vlmvid.errors import ArtifactError, ConfigError, TrackingError
 from vlmvid.pipeline.context import open_context
+from vlmvid.pipeline.curate import check_rules
 from vlmvid.pipeline.keys import DECODE_SUFFIX, MEASURE_SUFFIX, TEXT_SUFFIX
 from vlmvid.pipeline.request import RunRequest
 
@@ -24,7 +25,10 @@ class StagePlan(Config):
 
 
 def plan(request: RunRequest) -> list[StagePlan]:
-    """Every stage of the recipe with ``cached`` or ``run``, its key and the reason."""
+    """Every stage of the recipe with ``cached`` or ``run``, its key and the reason.
+
+    Raises ConfigError for rules of curation that cannot be applied.
+    """
     context = open_context(request)
     context.refresh()
     plans: list[StagePlan] = []
@@ -48,6 +52,8 @@ def plan(request: RunRequest) -> list[StagePlan]:
             if name in changed:
                 reason = f"input {name} changes"
         changed.add(stage)
+        if stage == "curate" and context.recipe.curate is not None:
+            check_rules(context.recipe.curate)
         plans.append(StagePlan(name=stage, status="run", key=parts.key, reason=reason))
     return plans
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from queue import SimpleQueue
 from threading import Semaphore, Thread
 from types import TracebackType
@@ -17,10 +17,17 @@ class Prefetch(Generic[T]):
     The iterable is not asked for another item while `depth` wait. Its error is raised where its
     item would have come. Leaving the ``with`` block waits for the item in work, if any, and then
     closes the iterable, in the thread.
+
+    Args:
+        items: what is taken.
+        depth: so many items may wait.
+        abort: called when the ``with`` block is left, in the thread that leaves it, while `items` may be
+            at work: makes them give up an item that may take long. What they raise or give then is dropped.
     """
 
-    def __init__(self, items: Iterable[T], depth: int) -> None:
+    def __init__(self, items: Iterable[T], depth: int, *, abort: Callable[[], None] | None = None) -> None:
         self._items = items
+        self._abort = abort
         self._slots = Semaphore(depth)
         # One-element lists are items, an error ends the loop, None ends it well.
         self._ready: SimpleQueue[list[T] | BaseException | None] = SimpleQueue()
@@ -41,6 +48,8 @@ class Prefetch(Generic[T]):
     ) -> None:
         self._stopping = True
         self._slots.release()
+        if self._abort is not None:
+            self._abort()
         self._thread.join()
 
     def __iter__(self) -> Iterator[T]:

@@ -6,7 +6,6 @@ import logging
 
 from vlmvid.evaluation.tasks import TASKS
 from vlmvid.pipeline.context import open_context
-from vlmvid.pipeline.curate import check_rules
 from vlmvid.pipeline.encode import vision_backbone
 from vlmvid.pipeline.plan import plan
 from vlmvid.pipeline.request import RunRequest
@@ -18,15 +17,13 @@ logger = logging.getLogger(__name__)
 def preflight(request: RunRequest) -> None:
     """Raise ConfigError for what can be known to fail before any video is opened.
 
-    Rules of curation, names of tasks, the device, and, when something is to be encoded, that the backbone and the
-    text encoder load and give the features that are asked for.
+    Rules of curation (by the plan), names of tasks, the device, and, when something is to be encoded, that the
+    backbone and the text encoder load and give the features that are asked for.
     """
     request = request.model_copy(update={"verify": False})  # the run itself will hash everything again
     context = open_context(request)
     resolved = context.device
     stages = {stage.name: stage.status for stage in plan(request)}
-    if context.recipe.curate is not None:
-        check_rules(context.recipe.curate)
     if context.recipe.evaluate is not None:
         for name in context.recipe.evaluate.tasks:
             TASKS.get(name)

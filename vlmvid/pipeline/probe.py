@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -10,14 +11,13 @@ from typing import Any
 
 from vlmvid.artifacts.files import write_bytes
 from vlmvid.config.schema import RunOptions
-from vlmvid.data.folder import VIDEO_SUFFIXES
+from vlmvid.data.files import VIDEO_SUFFIXES, list_videos
 from vlmvid.errors import ConfigError, DecodeError
 from vlmvid.pipeline.decode import decode_limits, num_workers
 from vlmvid.pipeline.progress import StageProgress
-from vlmvid.video.paths import printable
+from vlmvid.video.paths import local_path, printable
 
 NUM_EXAMPLE_CHARACTERS = 100
-_SUFFIXES = tuple(os.fsencode(suffix) for suffix in VIDEO_SUFFIXES)
 
 
 def probe_folder(folder: str | Path, table: str | Path, options: RunOptions, *, every_frame: bool) -> dict[str, Any]:
@@ -25,7 +25,8 @@ def probe_folder(folder: str | Path, table: str | Path, options: RunOptions, *, 
 
     Each file is examined in a worker process under the decoding limits of `options`: one that hangs,
     crashes or eats memory is a row with that defect. Rows are sorted by the bytes of their names, and
-    the same files give the same bytes. Raises ConfigError when `folder` is none or holds no video file.
+    the same files give the same bytes. Raises ConfigError when `folder` is none or holds no video file, or
+    when `table` cannot be written; nothing is examined then.
     """
     root = Path(folder).expanduser().absolute()
     if not root.is_dir():
@@ -33,36 +34,22 @@ def probe_folder(folder: str | Path, table: str | Path, options: RunOptions, *, 
     names, unlisted = list_videos(root)
     if not names and not unlisted:
         raise ConfigError(f"{root} holds no video file (looked for {', '.join(VIDEO_SUFFIXES)})")
+    path = Path(table).expanduser().absolute()
+    _check_target(path)
     rows = {name: _row(name, {"defects": [{"code": "unreadable", "message": why}]}) for name, why in unlisted.items()}
     rows |= zip(names, _examined(root, names, options, every_frame=every_frame), strict=True)
     ordered = [rows[name] for name in sorted(rows)]
-    path = Path(table).expanduser().absolute()
     write_bytes(path, _parquet(ordered))
     return {"folder": printable(str(root)), "table": printable(str(path)), **summarise_rows(ordered)}
 
 
 def probe_file(path: str | Path, options: RunOptions, *, every_frame: bool) -> dict[str, Any]:
-    """The row of one file, in whatever state it is."""
-    file = Path(path).expanduser().absolute()
-    return next(iter(_examined(file.parent, [os.fsencode(file.name)], options, every_frame=every_frame)))
+    """The row of one file, in whatever state it is; its codec is None when it cannot be read.
 
-
-def list_videos(root: Path) -> tuple[list[bytes], dict[bytes, str]]:
-    """Names of the video files below `root`, relative and sorted, and folders that cannot be listed, with why.
-
-    Bytes, because a name need not be UTF-8. Links to folders are not followed, so no loop is either.
+    Raises DecodeError (``protocol_not_allowed``) for an address that names no file of this machine.
     """
-    base = os.fsencode(root)
-    names: list[bytes] = []
-    unlisted: dict[bytes, str] = {}
-
-    def note(error: OSError) -> None:
-        name = os.path.relpath(os.fsencode(error.filename), base)
-        unlisted[name] = f"this folder cannot be listed: {error.strerror}; what it holds is not in this table"
-
-    for folder, _, files in os.walk(base, onerror=note):
-        names += [os.path.relpath(os.path.join(folder, f), base) for f in files if f.lower().endswith(_SUFFIXES)]
-    return sorted(names), unlisted
+    file = Path(local_path(os.fspath(path))).expanduser().absolute()
+    return next(iter(_examined(file.parent, [os.fsencode(file.name)], options, every_frame=every_frame)))
 
 
 def summarise_rows(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -101,18 +88,26 @@ def summary_table(summary: dict[str, Any]) -> str:
         lines.append(f"{'(unknown)':<20}  {summary['no_video']:>5}")
     lines += ["", f"{'defect':<20}  files  e.g."]
     for code, count in summary["defects"].items():
-        lines.append(f"{code:<20}  {count:>5}  {_one_line(summary['examples'][code])}")
+        lines.append(f"{code:<20}  {count:>5}  {one_line(summary['examples'][code])}")
     if not summary["defects"]:
         lines.append(f"{'(none)':<20}  {summary['num_files']:>5}")
-    return "\n".join([*lines, "", f"table: {_one_line(summary['table'])}"])
+    return "\n".join([*lines, "", f"table: {one_line(summary['table'])}"])
 
 
 def row_words(row: dict[str, Any]) -> str:
     """One row for a terminal: a line per column, a line per defect."""
     listed = ("defects", "defect_messages", "path_bytes")
-    lines = [f"{name:<24}  {_one_line(str(value))}" for name, value in row.items() if name not in listed]
+    lines = [f"{name:<24}  {one_line(str(value))}" for name, value in row.items() if name not in listed]
     pairs = zip(row["defects"], row["defect_messages"], strict=True)
-    return "\n".join([*lines, *(f"{'defect':<24}  {code}: {_one_line(message)}" for code, message in pairs)])
+    return "\n".join([*lines, *(f"{'defect':<24}  {code}: {one_line(message)}" for code, message in pairs)])
+
+
+def one_line(text: str) -> str:
+    """Text for one line of a terminal: control characters escaped, the middle of a long one left out."""
+    clean = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    if len(clean) <= 2 * NUM_EXAMPLE_CHARACTERS:
+        return clean
+    return f"{clean[:NUM_EXAMPLE_CHARACTERS]} ... {clean[-NUM_EXAMPLE_CHARACTERS:]}"
 
 
 def _examined(
@@ -136,6 +131,20 @@ def _examined(
             progress.advance("probe")
             yield _row(name, outcome)
     progress.end("probe")
+
+
+def _check_target(path: Path) -> None:
+    """Raise ConfigError when no table can be written to `path`; its folder is made."""
+    try:
+        if path.is_dir():
+            raise ConfigError(f"the table cannot be written: {path} is a folder; name a file, e.g. media.parquet in it")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"the table cannot be written to {path}: {error.strerror}; give a file in a folder that may be written"
+        ) from error
 
 
 def _size_of(path: str) -> int | None:
@@ -206,11 +215,3 @@ def _parquet(rows: Sequence[dict[str, Any]]) -> bytes:
 
 def _by_count(counts: Counter[str]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _one_line(text: str) -> str:
-    """Text for one line of a terminal: control characters escaped, the middle of a long one left out."""
-    clean = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-    if len(clean) <= 2 * NUM_EXAMPLE_CHARACTERS:
-        return clean
-    return f"{clean[:NUM_EXAMPLE_CHARACTERS]} ... {clean[-NUM_EXAMPLE_CHARACTERS:]}"

@@ -37,8 +37,8 @@ class CheckedReader(PyAVReader):
     PyAV decodes the wanted frames too, without converting them, and refuses the damaged ones.
 
     Pixels equal PyAV's, except that stored colours of more than 8 bits are interpolated in another way and
-    greys of theirs may be 2 levels darker. `ReaderOptions.image_size` is applied by Pillow after the conversion to RGB: these libraries scale
-    with other filters, up to 3 grey levels away on average.
+    greys of theirs may be 2 levels darker. `ReaderOptions.image_size` is applied by Pillow after the
+    conversion to RGB: these libraries scale with other filters, up to 3 grey levels away on average.
     """
 
     _errors: tuple[type[Exception], ...] = (RuntimeError, ValueError, IndexError, OSError)

@@ -13,11 +13,12 @@ from av.video.stream import VideoStream
 
 from vlmvid.errors import DecodeError
 from vlmvid.video.containers import as_decode_error
-from vlmvid.video.gop_decoder import GopDecoder, Keep
+from vlmvid.video.gop_decoder import GopDecoder, Keep, Outcome
 from vlmvid.video.gop_plan import GopRun, plan_runs, share_runs
 from vlmvid.video.index_file import load_index, save_index
 from vlmvid.video.options import ReaderOptions
 from vlmvid.video.packet_index import PacketIndex, counted_index, read_packet_index
+from vlmvid.video.paths import printable
 
 # Fewer packets are read again sooner than a file of their own is opened.
 _PACKETS_WORTH_A_FILE = 2000
@@ -68,32 +69,49 @@ class FrameSource:
 
         Raises DecodeError (``decode_error``, ``truncated``, ``read_error``) when one does not decode.
         """
+        if not wanted:
+            return
         try:
-            if self.index.counted:
-                missing = self._decoders_for(1, 1)[0].decode_counting(wanted, keep)
-            else:
-                missing = self._decode_runs(plan_runs(self.index, wanted), keep)
-                # Decoding may be unable to start at a keyframe that is none; from the start of the file
-                # it can. One thread, so that damage is known to the packet.
-                if missing:
-                    missing = self._decoders_for(1, 1)[0].decode_whole(self.index, missing, keep)
+            missing = self._decode(wanted, keep)
         except (OSError, av.error.FFmpegError) as error:
             raise as_decode_error(error, self.path, "decode") from error
         if missing:
             raise DecodeError(
-                f"{self.path}: {len(missing)} of {len(wanted)} wanted frames do not decode or are damaged, e.g. frame "
-                f"{min(missing)} of {len(self.index)}; copy or encode the file again",
+                f"{printable(self.path)}: {len(missing)} of {len(wanted)} wanted frames do not decode or are "
+                f"damaged, e.g. frame {min(missing)} of {len(self.index)}; copy or encode the file again",
                 reason_code="truncated" if self.index.is_truncated else "decode_error",
             )
 
-    def _decode_runs(self, runs: Sequence[GopRun], keep: Keep) -> set[int]:
+    def _decode(self, wanted: list[int], keep: Keep) -> set[int]:
+        """Returns the frames that cannot be given."""
+        if self.index.counted:
+            return self._decoders_for(1, 1)[0].decode_counting(wanted, keep)
+        outcome = self._decode_runs(plan_runs(self.index, wanted), keep)
+        # With one thread damage is known to the packet, so frames before it may turn out sound.
+        if outcome.missing and self._options.num_threads > 1:
+            alone = self._decoders_for(1, 1)[0]
+            outcome = alone.decode(self.index, plan_runs(self.index, sorted(outcome.missing)), keep)
+        # Decoding may be unable to start at a keyframe that is no clean start: from the one before it can,
+        # or else from the start of the file.
+        if outcome.unsure:
+            alone = self._decoders_for(1, 1)[0]
+            earlier = alone.decode(self.index, plan_runs(self.index, sorted(outcome.unsure), keys_back=1), keep)
+            still = alone.decode_whole(self.index, earlier.missing, keep) if earlier.missing else set()
+            return (outcome.missing - outcome.unsure) | still
+        return outcome.missing
+
+    def _decode_runs(self, runs: Sequence[GopRun], keep: Keep) -> Outcome:
         shares = share_runs(self.index, runs, self._options.num_threads)
         decoders = self._decoders_for(len(shares), self._options.num_threads // len(shares))
         if len(shares) == 1:
             return decoders[0].decode(self.index, shares[0], keep)
         with ThreadPoolExecutor(len(shares)) as pool:
             jobs = [pool.submit(d.decode, self.index, share, keep) for d, share in zip(decoders, shares, strict=True)]
-        return set[int]().union(*(job.result() for job in jobs))
+        outcomes = [job.result() for job in jobs]
+        return Outcome(
+            set[int]().union(*(outcome.missing for outcome in outcomes)),
+            set[int]().union(*(outcome.unsure for outcome in outcomes)),
+        )
 
     def _decoders_for(self, count: int, num_threads: int) -> list[GopDecoder]:
         """`count` open decoders of `num_threads` threads each; they stay open for the next request."""
@@ -140,7 +158,7 @@ class FrameSource:
             index = counted_index(index, decoder.stream, frame_pts, is_cut=decoder.is_cut)
         if not len(index):
             raise DecodeError(
-                f"{self.path}: the video stream has no whole frame; copy or encode the file again",
+                f"{printable(self.path)}: the video stream has no whole frame; copy or encode the file again",
                 reason_code="truncated" if index.is_truncated else "too_short",
             )
         return index

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import cast
 
@@ -21,6 +23,21 @@ from vlmvid.video.containers import open_container, select_stream
 from vlmvid.video.gop_plan import GopRun, needed_packets
 from vlmvid.video.options import ReaderOptions
 from vlmvid.video.packet_index import PacketIndex, filled_packets
+from vlmvid.video.paths import printable
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of a request.
+
+    Attributes:
+        missing: frames that did not come out sound.
+        unsure: those of them whose run did not start at a clean keyframe: decoding from further back may help.
+    """
+
+    missing: set[int]
+    unsure: set[int]
+
 
 Keep = Callable[[int, VideoFrame], None]
 """Called once per wanted frame with its index in presentation order."""
@@ -59,7 +76,7 @@ class GopDecoder:
         self.num_threads = num_threads
         if self._context.is_open:
             self.reopen()
-        self._context.thread_count = num_threads
+        self._context.thread_count = _threads_of(self._context, num_threads)
 
     def close(self) -> None:
         """Release the file."""
@@ -74,34 +91,36 @@ class GopDecoder:
         """Someone else has read the container to its end: the next run starts with a seek."""
         self._position = sys.maxsize
 
-    def decode(self, index: PacketIndex, runs: Sequence[GopRun], keep: Keep) -> set[int]:
-        """Call `keep` for the wanted frames of `runs`; returns those that did not come out sound.
+    def decode(self, index: PacketIndex, runs: Sequence[GopRun], keep: Keep) -> Outcome:
+        """Call `keep` for the wanted frames of `runs`; a frame that is missing may have been kept unsound.
 
         Raises DecodeError where the timestamps of the file prove false.
         """
-        missing: set[int] = set()
+        outcome = Outcome(set(), set())
         for run in runs:
-            lost, damaged = self._decode_run(index, run, keep)
+            lost, damaged, started_well = self._decode_run(index, run, keep)
             # At a packet that fails the decoder also drops the frame that it was about to give, so what was
             # decoded before the damage is asked for alone: no frame may depend on which others are wanted.
             for number in sorted(lost):
                 place = int(index.positions[number])
                 if damaged and place < min(damaged):
                     lost -= {number} - self._decode_run(index, GopRun(run.first, place, (number,)), keep)[0]
-            missing |= lost
-        return missing
+            outcome.missing.update(lost)
+            if not (started_well and index.keys_refresh):
+                outcome.unsure.update(lost)
+        return outcome
 
-    def _decode_run(self, index: PacketIndex, run: GopRun, keep: Keep) -> tuple[set[int], list[int]]:
+    def _decode_run(self, index: PacketIndex, run: GopRun, keep: Keep) -> tuple[set[int], list[int], bool]:
         if not self._go_to(index, run):
-            return set(run.wanted), []
-        return self._collect(index, run, needed_packets(index, run), keep)
+            return set(run.wanted), [], False
+        return self._collect(index, run, keep)
 
     def decode_whole(self, index: PacketIndex, wanted: Iterable[int], keep: Keep) -> set[int]:
-        """As `decode`, by decoding every packet from the start of the file: slow, and right for every file."""
+        """As `decode`, from the start of the file: slow, and right for every file; returns what is missing."""
         self.reopen()
-        size = index.packet_sizes.size
-        run = GopRun(0, size - 1, tuple(sorted(wanted)))
-        return self._collect(index, run, np.ones(size, dtype=np.bool_), keep)[0]
+        numbers = tuple(sorted(wanted))
+        run = GopRun(0, int(index.positions[list(numbers)].max()), numbers)
+        return self._collect(index, run, keep, trusts_start=True)[0]
 
     def decode_counting(self, wanted: Iterable[int], keep: Keep) -> set[int]:
         """As `decode_whole` for streams whose packets do not tell the frames apart: frames are counted."""
@@ -140,7 +159,7 @@ class GopDecoder:
             self._container.close()
             raise
         context = self._context = _decoder_of(self._stream)
-        context.thread_count = self.num_threads
+        context.thread_count = _threads_of(context, self.num_threads)
         context.thread_type = "AUTO"
         # Stops a picture that is larger than the header says before memory is taken for it. FFmpeg counts
         # pixels after rounding each side up, hence the slack.
@@ -214,26 +233,30 @@ class GopDecoder:
                 return
 
     def _collect(
-        self, index: PacketIndex, run: GopRun, needed: NDArray[np.bool_], keep: Keep
-    ) -> tuple[set[int], list[int]]:
-        """Decode what is `needed` of a run and keep its wanted frames.
+        self, index: PacketIndex, run: GopRun, keep: Keep, *, trusts_start: bool = False
+    ) -> tuple[set[int], list[int], bool]:
+        """Decode a run and keep its wanted frames.
 
-        Returns those that are missing or unsound, and the places of damage.
+        Returns those that are missing or unsound, the places of damage, and whether the first packet gave
+        a keyframe: a decoder that is started elsewhere may give grey pictures and say nothing.
         """
+        needed = needed_packets(index, run)
         left = {int(index.pts[number]): number for number in run.wanted}
         wanted = dict(left)
         damaged: list[int] = []
         seen: list[int] = []
-        reorders = index.reorders
+        reorders, started_well = index.reorders, False
         # After the last wanted frame the decoder is still emptied: frames that it refers to may come
         # out behind it, and tell of damage only then.
         for frame in self._frames(self._needed(run, needed, damaged), damaged):
-            pts = -1 if frame.pts is None else frame.pts
+            if frame.pts is None:
+                continue
+            pts = frame.pts
             if not reorders and seen and pts <= seen[-1]:
                 raise DecodeError(
-                    f"{self.path}: the timestamps are false: the frame at {pts} comes after the one at {seen[-1]} "
-                    f"(ticks of {index.time_base} s), although none is said to be decoded out of order; encode the "
-                    "file again",
+                    f"{printable(self.path)}: the timestamps are false: the frame at {pts} comes after the one at "
+                    f"{seen[-1]} (ticks of {index.time_base} s), although none is said to be decoded out of order; "
+                    "encode the file again",
                     reason_code="false_timestamps",
                 )
             seen.append(pts)
@@ -241,24 +264,30 @@ class GopDecoder:
                 damaged.append(index.decode_position(pts))
             elif pts in left:
                 keep(left.pop(pts), frame)
+            started_well |= bool(frame.key_frame) and index.decode_position(pts) == run.first
         damaged += _lost(index, run, needed, seen)
-        damaged = [place for place in damaged if not _leads(index, run, place)]
-        unsound = {n for pts, n in wanted.items() if pts in left or _depends_on_any(index, pts, damaged)}
-        return unsound, damaged
+        # H.264 and HEVC decoders tell themselves when they were started at no keyframe.
+        if not (started_well or trusts_start or self._context.codec.canonical_name in ("h264", "hevc")):
+            return set(run.wanted), [], False
+        unsound = {number for pts, number in wanted.items() if pts in left}
+        return unsound | _dependants(index, wanted, damaged), damaged, started_well
 
     def _frames(self, packets: Iterable[Packet[VideoStream]], damaged: list[int]) -> Iterator[VideoFrame]:
         """What the decoder gives for `packets`; the places of damaged ones are added to `damaged`.
 
         A damaged packet does not end the decoding: frames that do not depend on it are sound.
         """
+        # With several threads the complaint comes up to that many packets late.
+        fed: deque[int] = deque(maxlen=max(1, self._context.thread_count))
         for packet in chain(packets, (None,)):
+            if packet is not None:
+                fed.append(self._position - 1)
             try:
                 yield from self._context.decode(packet)
             except av.error.FFmpegError as error:
                 if isinstance(error, MemoryError):
                     raise
-                # With several threads the complaint comes up to that many packets late.
-                damaged.append(max(0, self._position - self.num_threads))
+                damaged.append(fed[0] if fed else 0)
 
 
 def _lost(index: PacketIndex, run: GopRun, needed: NDArray[np.bool_], seen: list[int]) -> list[int]:
@@ -267,16 +296,6 @@ def _lost(index: PacketIndex, run: GopRun, needed: NDArray[np.bool_], seen: list
     inside[inside] = needed[index.positions[inside] - run.first]
     lost: list[int] = index.positions[inside & ~np.isin(index.pts, seen)].tolist()
     return lost
-
-
-def _leads(index: PacketIndex, run: GopRun, place: int) -> bool:
-    """True for a frame shown before the keyframe from which decoding started, and decoded after it.
-
-    Such a frame refers to what lies before the keyframe, so it cannot be right; nothing else refers to it.
-    """
-    places = np.flatnonzero(index.positions == place)
-    first = np.flatnonzero(index.key_positions == run.first)
-    return bool(places.size and first.size and index.pts[places[0]] < index.key_pts[first[0]])
 
 
 def _decoder_of(stream: VideoStream) -> VideoCodecContext:
@@ -289,11 +308,16 @@ def _decoder_of(stream: VideoStream) -> VideoCodecContext:
     return context
 
 
+def _threads_of(context: VideoCodecContext, num_threads: int) -> int:
+    # The decoders of other codecs keep damage to themselves when several threads share a picture.
+    return num_threads if context.codec.canonical_name in ("h264", "hevc", "vp9") else 1
+
+
 def refuse_too_large(width: int, height: int, max_frame_pixels: int, path: str) -> None:
     """Raise DecodeError (``frame_too_large``) for a picture with more than `max_frame_pixels` pixels."""
     if width * height > max_frame_pixels:
         raise DecodeError(
-            f"{path}: frames of {width} x {height} = {width * height} pixels are larger than "
+            f"{printable(path)}: frames of {width} x {height} = {width * height} pixels are larger than "
             f"max_frame_pixels={max_frame_pixels}; raise the limit, or scale the file down",
             reason_code="frame_too_large",
         )
@@ -306,8 +330,24 @@ def _key_position(index: PacketIndex, packet: Packet[VideoStream]) -> int | None
     return int(index.key_positions[key]) if key >= 0 and index.key_pts[key] == packet.pts else None
 
 
-def _depends_on_any(index: PacketIndex, pts: int, damaged: list[int]) -> bool:
-    """True when a damaged packet stands in decode order between this frame's keyframe and itself."""
-    key = index.key_number(pts)
-    start = int(index.key_positions[key]) if key >= 0 else 0
-    return any(start <= position <= index.decode_position(pts) for position in damaged)
+def _dependants(index: PacketIndex, wanted: dict[int, int], damaged: list[int]) -> set[int]:
+    """The frames of `wanted` (pts to number) with damage between their keyframe's packet and their own.
+
+    Damage to a picture that is shown before that keyframe does not count: it was decoded after the
+    keyframe but belongs to the group before, and nothing in this group refers to it.
+    """
+    if not damaged:
+        return set()
+    places = np.array(sorted(set(damaged)), dtype=np.int64)
+    order = np.argsort(index.positions)
+    found = np.minimum(np.searchsorted(index.positions[order], places), len(index) - 1)
+    is_shown = index.positions[order][found] == places
+    times = np.where(is_shown, index.pts[order][found], np.iinfo(np.int64).max)
+    unsound = set()
+    for pts, number in wanted.items():
+        key = index.key_number(pts)
+        start, shown_from = (int(index.key_positions[key]), int(index.key_pts[key])) if key >= 0 else (0, None)
+        between = (places >= start) & (places <= index.positions[number])
+        if (between & (True if shown_from is None else times >= shown_from)).any():
+            unsound.add(number)
+    return unsound

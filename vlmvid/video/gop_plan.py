@@ -30,24 +30,28 @@ class GopRun:
     wanted: tuple[int, ...]
 
 
-def plan_runs(index: PacketIndex, wanted: Sequence[int]) -> list[GopRun]:
+def plan_runs(index: PacketIndex, wanted: Sequence[int], *, keys_back: int = 0) -> list[GopRun]:
     """One run per group of pictures that holds a frame of `wanted` (increasing), in file order.
 
     A frame is reached from the last keyframe that is neither shown nor decoded after it. Runs that
-    all but touch become one.
+    all but touch become one. With `keys_back` decoding starts that many keyframes earlier.
     """
     numbers = np.asarray(wanted, dtype=np.int64)
-    firsts = _starts(index, numbers)
-    lasts = index.positions[numbers]
-    runs: list[GopRun] = []
-    for first in np.unique(firsts).tolist():
-        inside = firsts == first
-        run = GopRun(first, int(lasts[inside].max()), tuple(numbers[inside].tolist()))
-        if runs and run.first - runs[-1].last <= _PACKETS_WORTH_A_SEEK:
-            before = runs.pop()
-            run = GopRun(before.first, max(before.last, run.last), tuple(sorted(before.wanted + run.wanted)))
-        runs.append(run)
-    return runs
+    if not numbers.size:
+        return []
+    starts = _starts(index, numbers, keys_back)
+    order = np.argsort(starts, kind="stable")
+    firsts, edges = np.unique(starts[order], return_index=True)
+    groups: list[tuple[int, int, list[int]]] = []
+    for first, inside in zip(firsts.tolist(), np.split(numbers[order], edges[1:]), strict=True):
+        last = int(index.positions[inside].max())
+        if groups and first - groups[-1][1] <= _PACKETS_WORTH_A_SEEK:
+            before, before_last, together = groups.pop()
+            together.extend(inside.tolist())
+            groups.append((before, max(before_last, last), together))
+        else:
+            groups.append((first, last, inside.tolist()))
+    return [GopRun(first, last, tuple(sorted(together))) for first, last, together in groups]
 
 
 def needed_packets(index: PacketIndex, run: GopRun) -> NDArray[np.bool_]:
@@ -73,9 +77,10 @@ def share_runs(index: PacketIndex, runs: Sequence[GopRun], num_shares: int) -> l
     return [share for share in shares if share]
 
 
-def _starts(index: PacketIndex, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
+def _starts(index: PacketIndex, numbers: NDArray[np.int64], keys_back: int) -> NDArray[np.int64]:
     """Where decoding starts for each frame: int64 (len(numbers),), places in decode order."""
     keys = np.searchsorted(index.key_pts, index.pts[numbers], side="right") - 1
+    keys = np.maximum(keys - keys_back, -1)
     positions = index.positions[numbers]
     places = np.append(index.key_positions, 0)  # -1, no keyframe before it, means the start of the file
     while (late := (keys >= 0) & (places[keys] > positions)).any():

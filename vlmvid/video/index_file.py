@@ -6,6 +6,7 @@ import io
 import json
 import os
 import zipfile
+import zlib
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from vlmvid.artifacts.files import write_bytes
 from vlmvid.video.packet_index import PacketIndex
 
 _FORMAT = 1
+_SPOILED = (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _ARRAYS = ("pts", "positions", "key_pts", "key_positions", "packet_sizes", "unreferenced", "corrupt")
+_EQUALLY_LONG = (("pts", "positions"), ("key_pts", "key_positions"), ("packet_sizes", "unreferenced"))
 _VALUES = ("end_pts", "counted", "keys_refresh", "is_truncated", "has_orientation_message")
 
 
@@ -48,9 +51,12 @@ def load_index(path: str, *, file: os.stat_result, stream_index: int) -> PacketI
         with open(path, "rb") as kept, np.load(kept, allow_pickle=False) as stored:
             about = json.loads(stored["about"].tobytes())
             arrays = {name: stored[name] for name in _ARRAYS}
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+    except _SPOILED:
         return None  # not there, or not whole: it is made again
     if any(about.get(name) != value for name, value in _subject(file, stream_index).items()):
+        return None
+    sizes = {name: array.size for name, array in arrays.items()}
+    if any(sizes[a] != sizes[b] for a, b in _EQUALLY_LONG):
         return None
     values = {name: about[name] for name in _VALUES}
     return PacketIndex(time_base=Fraction(*about["time_base"]), **arrays, **values)

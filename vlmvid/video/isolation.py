@@ -27,18 +27,20 @@ import os
 import sys
 import threading
 import weakref
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, Generic, Self, TypeVar, cast
 
 from vlmvid.config.schema import DecodeConfig
 from vlmvid.errors import ConfigError, DecodeError
 from vlmvid.types import FrameBatch
 from vlmvid.video.options import ClipJob, DecodeLimits
 from vlmvid.video.worker import attempt
-from vlmvid.video.worker_batch import Outcome
+from vlmvid.video.worker_batch import Batch, Outcome
 from vlmvid.video.worker_dispatch import Dispatcher
 from vlmvid.video.worker_protocol import FileJob, Job
+
+T = TypeVar("T")
 
 
 class DecodePool:
@@ -82,40 +84,25 @@ class DecodePool:
         self._dispatcher: Dispatcher | None = None
         self._starting = threading.Lock()
 
-    def decode(self, jobs: Sequence[ClipJob]) -> Generator[FrameBatch | DecodeError]:
+    def decode(self, jobs: Sequence[ClipJob]) -> Outcomes[FrameBatch | DecodeError]:
         """Frames, or what went wrong, one per job and in their order.
 
         Up to two clips per worker are decoded ahead of the consumer, no more. With fewer jobs than
-        workers each clip gets several decoding threads. Closing the iterator early ends the workers
-        that are busy with it; the pool stays usable.
+        workers each clip gets several decoding threads. Closing the iterator early, from any thread, ends
+        the workers that are busy with it; the pool stays usable.
 
         Raises:
             ConfigError: the recipe is wrong, e.g. a clip's bounds; or the pool is closed.
             StageError: workers do not start, or the pool was closed meanwhile.
         """
-        return cast(Generator[FrameBatch | DecodeError], self._outcomes(jobs))
+        return Outcomes(self, jobs)
 
-    def run(self, jobs: Sequence[FileJob]) -> Generator[dict[str, Any] | DecodeError]:
+    def run(self, jobs: Sequence[FileJob]) -> Outcomes[dict[str, Any] | DecodeError]:
         """What other jobs than clips found, as JSON values, or what went wrong; else as `decode`.
 
         A job's class must be importable by its name, because it pickles to the worker.
         """
-        return cast(Generator[dict[str, Any] | DecodeError], self._outcomes(jobs))
-
-    def _outcomes(self, jobs: Sequence[Job]) -> Generator[Outcome]:
-        if self.is_closed:
-            raise ConfigError("this decode pool is closed; make another one")
-        if not self.num_workers:
-            for job in jobs:
-                yield attempt(job, self.config, self.limits)
-            return
-        dispatcher = self._running()
-        batch = dispatcher.submit(tuple(jobs))
-        try:
-            for number in range(len(batch.jobs)):
-                yield dispatcher.take(batch, number)
-        finally:
-            dispatcher.cancel(batch)
+        return Outcomes(self, jobs)
 
     def worker_pids(self) -> list[int]:
         """The numbers of the worker processes that run now."""
@@ -143,6 +130,67 @@ class DecodePool:
                 self._dispatcher = running = Dispatcher(self.config, self.limits, self.num_workers, self._command)
                 weakref.finalize(self, running.request_close)
             return running
+
+
+class Outcomes(Generic[T]):
+    """What becomes of the jobs of one call to a pool: an iterator for one thread, closed from any.
+
+    The work starts when the first outcome is asked for. After `close` there are no more outcomes; a
+    thread that waits for one goes on at once. Without workers the job in work is finished first,
+    because nothing can stop it. Forgetting the iterator closes it, and so does an error that it raises.
+    """
+
+    def __init__(self, pool: DecodePool, jobs: Sequence[Job]) -> None:
+        self._lock = threading.Lock()  # never held while waiting for an outcome
+        self._is_closed = False
+        self._started: tuple[Dispatcher, Batch] | None = None
+        self._pool = pool  # also keeps its workers running
+        self._jobs = tuple(jobs)
+        self._number = 0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> T:
+        try:
+            return self._next()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Drop what is left and end the workers that are busy with it; safe from any thread and twice."""
+        with self._lock:
+            self._is_closed = True
+            started, self._started = self._started, None
+        if started is not None:
+            dispatcher, batch = started
+            dispatcher.cancel(batch)
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _next(self) -> T:
+        pool = self._pool
+        with self._lock:
+            if self._is_closed or self._number == len(self._jobs):
+                raise StopIteration
+            if not self._number and pool.is_closed:
+                raise ConfigError("this decode pool is closed; make another one")
+            if pool.num_workers and self._started is None:
+                dispatcher = pool._running()
+                self._started = dispatcher, dispatcher.submit(self._jobs)
+            started, number = self._started, self._number
+            self._number += 1
+        outcome: Outcome | None
+        if started is None:
+            outcome = attempt(self._jobs[number], pool.config, pool.limits)
+        else:
+            dispatcher, batch = started
+            outcome = dispatcher.take(batch, number)
+        if outcome is None:
+            raise StopIteration
+        return cast(T, outcome)
 
 
 class _Shared:

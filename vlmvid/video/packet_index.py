@@ -118,6 +118,7 @@ class _Pass:
     dts: list[int | None] = field(default_factory=list)
     keys_refresh: bool = True
     has_orientation_message: bool = False
+    num_empty: int = 0
 
     def cut_back(self) -> None:
         """Forget what the cut end of the file spoils, so that the frames left are numbered without a gap.
@@ -155,7 +156,7 @@ def read_packet_index(container: InputContainer, stream: VideoStream, path: str)
     except av.error.InvalidDataError:
         found.is_cut = True
     # A header that promises more than is there may also be false, so no frame is given up for it.
-    lacks_frames = container.format.name == "avi" and stream.frames > len(found.shown)
+    lacks_frames = container.format.name == "avi" and stream.frames > len(found.shown) + found.num_empty
     lacks_frames |= ends_before_its_tag(stream, _end_pts(found, stream), _ticks_per_frame(stream))
     times = {pts for pts, _ in found.shown if pts is not None}
     counted = len(times) != len(found.shown) or _has_no_pts(container, stream)
@@ -184,7 +185,10 @@ def read_packet_index(container: InputContainer, stream: VideoStream, path: str)
 def _gather(container: InputContainer, stream: VideoStream, found: _Pass) -> None:
     references = ReferenceReader.of(stream)
     hides_packets = stream.codec_context.name == "vp8"
-    for packet in filled_packets(container, stream):
+    for packet in container.demux(stream):
+        if not packet.size:
+            found.num_empty += packet.dts is not None  # a frame that shows the one before it again
+            continue
         pts, position = packet.pts, len(found.sizes)
         said = references.read(packet) if references else None
         if references and not position:

@@ -139,7 +139,7 @@ def path_error(error: OSError | ValueError, path: str | os.PathLike[str], action
     """The DecodeError that tells what `error` of the file system means for this file, with its reason code."""
     words = printable(path)
     if isinstance(error, FileNotFoundError | NotADirectoryError):
-        return DecodeError(f"{words} does not exist; check the path in the manifest", reason_code="missing_file")
+        return DecodeError(f"{words} does not exist; check the path", reason_code="missing_file")
     if isinstance(error, ValueError):
         return DecodeError(f"{words!r} is no file name: {error}; correct the manifest", reason_code="missing_file")
     if error.errno == errno.ELOOP:

@@ -115,14 +115,25 @@ class MediaReport:
     defects: tuple[MediaDefect, ...] = ()
 
 
-def probe_media(path: str | os.PathLike[str]) -> MediaInfo:
+def probe_media(path: str | os.PathLike[str], *, max_frame_pixels: int = MAX_FRAME_PIXELS) -> MediaInfo:
     """Read the packet list of `path` and decode its first frame.
 
     Cheap: no other frame is decoded, unless the stream has no timestamps to count by.
     Raises DecodeError as `vlmvid.video.open_video` does, also when the first frame does not decode.
     """
-    with closing(FrameSource(os.fspath(path), ReaderOptions())) as source:
+    with closing(FrameSource(os.fspath(path), ReaderOptions(max_frame_pixels=max_frame_pixels))) as source:
         return _info(source, sample_thumbnails(source, [0]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DurationJob:
+    """One file whose length is wanted."""
+
+    path: str
+
+    def run(self, *, max_frame_pixels: int) -> dict[str, Any]:
+        """``duration_seconds`` as in `MediaInfo`. Raises DecodeError as `probe_media`."""
+        return {"duration_seconds": probe_media(self.path, max_frame_pixels=max_frame_pixels).duration_seconds}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,7 +156,7 @@ def examine_media(job: ExamineJob, *, max_frame_pixels: int = MAX_FRAME_PIXELS) 
 
     ====================  ===================================================================
     ``truncated``         the file ends before its last declared frame
-    ``header_count_lies`` the header declares another number of frames than there are
+    ``header_count_lies`` the header declares another number of frames than there are, and the file is whole
     ``no_timestamps``     packets lack timestamps or repeat them; frames are found by counting
     ``starts_late``       the first frame is shown more than 0.1 s after 0 (in MPEG streams,
                           whose clock starts anywhere: after the file's first timestamp)
@@ -247,11 +258,13 @@ def _is_vfr(pts_seconds: NDArray[np.float64]) -> bool:
 def _index_defects(source: FrameSource, info: MediaInfo) -> Iterator[MediaDefect]:
     """What the packets tell."""
     index, name = source.index, printable(source.path)
-    if index.is_truncated:
-        words = f"{name} is cut off after {info.duration_seconds:.3f} s ({len(index)} frames); copy it again"
-        yield MediaDefect("truncated", words)
     declared = source.stream.frames
-    if declared and declared not in _frame_counts(source):
+    if index.is_truncated:
+        count = f"{len(index)} frames, {declared} declared" if declared else f"{len(index)} frames"
+        words = f"{name} is cut off after {info.duration_seconds:.3f} s ({count}); copy it again"
+        yield MediaDefect("truncated", words)
+    # When there are fewer frames because the file is cut off, its header need not be wrong.
+    if declared and not index.is_truncated and declared not in _frame_counts(source):
         words = f"{name} declares {declared} frames, but has {len(index)}; write its header again (remux it)"
         yield MediaDefect("header_count_lies", words)
     if index.counted:

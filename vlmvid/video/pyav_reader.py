@@ -24,6 +24,7 @@ from vlmvid.video.frame_source import FrameSource
 from vlmvid.video.gop_decoder import refuse_too_large
 from vlmvid.video.options import ReaderOptions
 from vlmvid.video.packet_index import PacketIndex
+from vlmvid.video.paths import printable
 from vlmvid.video.pictures import FrameConverter, Orientation, orientation_of
 from vlmvid.video.sampling import checked_indices, indices_at_seconds
 
@@ -120,8 +121,8 @@ class PyAVReader:
                     batch.append(np.empty((wanted.size, *picture.shape), dtype=np.uint8))
             if picture.shape != batch[0].shape[1:]:
                 raise DecodeError(
-                    f"{self.path}: the picture size changes from {batch[0].shape[1:3]} to {picture.shape[:2]} at frame "
-                    f"{number}; encode the file again with one size",
+                    f"{printable(self.path)}: the picture size changes from {batch[0].shape[1:3]} to "
+                    f"{picture.shape[:2]} at frame {number}; encode the file again with one size",
                     reason_code="decode_error",
                 )
             batch[0][wanted == number] = picture

@@ -106,12 +106,19 @@ class Dispatcher:
         self._ring()
         return batch
 
-    def take(self, batch: Batch, number: int) -> Outcome:
-        """Wait for what becomes of clip `number`; the clips of a batch are taken in order."""
+    def take(self, batch: Batch, number: int) -> Outcome | None:
+        """Wait for what becomes of clip `number`: nothing once the batch is cancelled.
+
+        The clips of a batch are taken in order.
+        """
         with self._changed:
             while number not in batch.outcomes:
-                if batch.failure is not None or self._is_closing:
-                    raise StageError(batch.failure or _CLOSED)
+                if batch.failure is not None:
+                    raise StageError(batch.failure)
+                if batch.is_cancelled:
+                    return None
+                if self._is_closing:
+                    raise StageError(_CLOSED)
                 self._changed.wait()
             outcome = batch.outcomes.pop(number)
             was_full = not batch.num_startable
@@ -123,11 +130,12 @@ class Dispatcher:
         return outcome
 
     def cancel(self, batch: Batch) -> None:
-        """Drop what is left of the batch; workers that are at it are ended."""
+        """Drop what is left of the batch; workers that are at it are ended, and who waits for it goes on."""
         with self._changed:
             batch.is_cancelled = True
             if batch in self._batches:
                 self._batches.remove(batch)
+            self._changed.notify_all()
         self._ring()
 
     def request_close(self) -> None:
