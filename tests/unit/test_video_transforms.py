@@ -88,3 +88,8 @@ def test_scaling_while_converting_equals_scaling_after(shape: tuple[int, int], n
     differences = [np.abs(converted - way) for way in ways]
     assert min(difference.mean() for difference in differences) < 0.5
     assert min(difference.max() for difference in differences) <= 4
+
+
+def test_a_strip_is_cut_before_it_is_scaled() -> None:
+    frame = av.VideoFrame.from_ndarray(np.full((2, 8192, 3), 100, np.uint8), format="rgb24").reformat(format="yuv420p")
+    assert np.abs(FrameConverter("strip", 224)(frame).astype(np.int64) - 100).max() <= 1

@@ -76,6 +76,7 @@ def _orientation_without_matrix(frame: VideoFrame, path: str) -> Orientation:
 _RESIZE = Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
 # For these swscale has a fast conversion of its own, which all tools use; others would come out 2 levels dark.
 _CONVERTED_WELL = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p")
+_MOST_EXTREME = 8
 _HALVED_CHROMA = ("yuv420p", "yuvj420p")
 
 
@@ -113,6 +114,12 @@ class FrameConverter:
             how = None if frame.format.name in _CONVERTED_WELL else _RESIZE
             converted = self._reformatter.reformat(frame, format="rgb24", interpolation=how)
             return turned_upright(_pixels(converted), orientation)
+        short, long = sorted((frame.height, frame.width))
+        if long > _MOST_EXTREME * short:
+            # Scaling the whole of a strip would take many times its memory.
+            strip = turned_upright(_pixels(self._reformatter.reformat(frame, format="rgb24")), orientation)
+            square = resize_center_crop(center_crop(strip, short).transpose(2, 0, 1)[None], size)[0]
+            return cast("NDArray[np.uint8]", square.transpose(1, 2, 0))
         frame = self._centre_square(frame)
         height, width = scaled_size(frame.height, frame.width, size)
         scaled = self._reformatter.reformat(

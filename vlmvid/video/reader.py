@@ -117,6 +117,8 @@ def _open_auto(path: str, options: ReaderOptions) -> VideoReader:
     """PyAV, else the first other reader that reads the file exactly.
 
     Only a file that PyAV refuses as ``unsupported`` gets another one: what is damaged is damaged for all.
+    The others check themselves against PyAV's frames, so with the readers of today that is no file yet; a
+    reader that needs no PyAV would serve here.
     """
     reasons: list[str] = []
     for name in AUTO_ORDER:
