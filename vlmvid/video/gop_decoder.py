@@ -265,6 +265,8 @@ class GopDecoder:
             elif pts in left:
                 keep(left.pop(pts), frame)
             started_well |= bool(frame.key_frame) and index.decode_position(pts) == run.first
+        # After a seek some containers end early, e.g. Matroska at the end of the segment that it leads to.
+        started_well &= self._position > run.last
         damaged += _lost(index, run, needed, seen)
         # H.264 and HEVC decoders tell themselves when they were started at no keyframe.
         if not (started_well or trusts_start or self._context.codec.canonical_name in ("h264", "hevc")):
