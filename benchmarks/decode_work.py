@@ -14,7 +14,7 @@ import av
 import numpy as np
 
 from vlmvid.config.schema import DecodeConfig
-from vlmvid.video.gop_plan import needed_packets, plan_runs
+from vlmvid.video.gop_plan import join_runs, needed_packets, plan_runs
 from vlmvid.video.isolation import DecodePool
 from vlmvid.video.options import ClipJob, DecodeLimits
 from vlmvid.video.pyav_reader import PyAVReader
@@ -28,7 +28,7 @@ def count_decoded(path: str, numbers: Sequence[int]) -> dict[str, int]:
     """Frames that each way of reading decodes for `numbers`, by the packet index."""
     with PyAVReader(path) as reader:
         index = reader.index
-        runs = plan_runs(index, sorted(set(numbers)))
+        runs = join_runs(plan_runs(index, sorted(set(numbers))))
         keys = np.searchsorted(index.key_pts, index.pts[list(numbers)], side="right") - 1
         per_frame = index.positions[list(numbers)] - index.key_positions[keys] + 1
         return {
@@ -43,7 +43,7 @@ def floor_seconds(path: str, numbers: Sequence[int], rounds: int) -> list[float]
     """Seconds of one bare decoder on one thread for the packets that cannot be left out: no reading, no pixels."""
     with PyAVReader(path) as reader:
         index = reader.index
-        runs = plan_runs(index, sorted(set(numbers)))
+        runs = join_runs(plan_runs(index, sorted(set(numbers))))
     times = []
     with av.open(path) as container:
         stream = container.streams.video[0]

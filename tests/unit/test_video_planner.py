@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.unit.video_files import GOP, NUM_FRAMES, X264, all_frames, write_video
 from vlmvid.errors import DecodeError
 from vlmvid.video import frame_source, open_video
-from vlmvid.video.gop_plan import needed_packets, plan_runs, share_runs
+from vlmvid.video.gop_plan import join_runs, needed_packets, plan_runs, share_runs
 from vlmvid.video.index_file import load_index, save_index
 from vlmvid.video.options import ReaderOptions
 from vlmvid.video.packet_index import PacketIndex, read_packet_index
@@ -71,6 +71,8 @@ def test_a_plan_decodes_what_each_frame_needs_once(groups: list[tuple[int, int, 
     keys_back = data.draw(st.integers(0, 2))
     wanted = sorted(data.draw(st.sets(st.integers(0, len(index) - 1), min_size=1)))
     runs = plan_runs(index, wanted, keys_back=keys_back)
+    if data.draw(st.booleans()):
+        runs = join_runs(runs)
     assert sorted(number for run in runs for number in run.wanted) == wanted
     assert [run.first for run in runs] == sorted({run.first for run in runs})
     for run in runs:
@@ -98,10 +100,19 @@ def test_shares_keep_order_and_even_out_the_work(groups: list[tuple[int, int, in
     assert max(per_share) <= sum(costs) / num + max(costs)
 
 
-def test_a_gap_shorter_than_a_seek_is_decoded_through() -> None:
+def test_a_gap_shorter_than_a_seek_is_decoded_through_by_one_decoder() -> None:
     index = index_of([(10, 0, 0)] * 4)
-    assert [run.wanted for run in plan_runs(index, [7, 12, 31])] == [(7, 12), (31,)]
-    assert [run.wanted for run in plan_runs(index, [5, 12, 31])] == [(5,), (12,), (31,)]
+    near, far = plan_runs(index, [7, 12, 31]), plan_runs(index, [5, 12, 31])
+    assert [run.wanted for run in near] == [(7,), (12,), (31,)]
+    assert [run.wanted for run in join_runs(near)] == [(7, 12), (31,)]
+    assert [run.wanted for run in join_runs(far)] == [(5,), (12,), (31,)]
+
+
+def test_groups_that_touch_are_shared_among_decoders() -> None:
+    index = index_of([(10, 0, 0)] * 4)
+    shares = share_runs(index, plan_runs(index, range(40)), 2)
+    assert [len(join_runs(share)) for share in shares] == [1, 1]
+    assert sorted(number for share in shares for run in share for number in run.wanted) == list(range(40))
 
 
 def with_options(name: str) -> dict[str, Any]:

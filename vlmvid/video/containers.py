@@ -17,14 +17,18 @@ from vlmvid.errors import ConfigError, DecodeError
 from vlmvid.video.paths import ALLOWED_PROTOCOLS, local_path, open_regular, path_error, playlist_kind, printable
 
 _JPEG_SUFFIXES = (".jpg", ".jpeg")
+_JPEG_START = b"\xff\xd8\xff"
 _READ_BYTES = 1 << 20
 
 
-def open_container(path: str) -> InputContainer:
+def open_container(path: str, *, trusts_header: bool = False) -> InputContainer:
     """Open a local media file and nothing else: what FFmpeg reads stands in this one file.
 
     FFmpeg is given an open file and no protocol but the one that reads it, so that neither a name
     (``a%03d.jpg`` is a pattern to it, ``http:a.mp4`` an address) nor a playlist can lead it elsewhere.
+
+    FFmpeg decodes pictures to learn what headers may leave out, which takes as long as a keyframe. With
+    `trusts_header` it does not for MP4 whose header says all that decoding needs (`_header_suffices`).
 
     Raises DecodeError (``missing_file``, ``empty_file``, ``not_a_file``, ``symlink_loop``, ``unreadable``,
     ``protocol_not_allowed``, ``read_error``).
@@ -32,11 +36,19 @@ def open_container(path: str) -> InputContainer:
     place = local_path(path)
     descriptor = open_regular(place)
     try:
-        if place.lower().endswith(_JPEG_SUFFIXES):
+        start = os.read(descriptor, 12)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        if place.lower().endswith(_JPEG_SUFFIXES) and start.startswith(_JPEG_START):
             # One picture, whatever previews follow it in the file; FFmpeg opens it by its name, taken literally.
             only = {"protocol_whitelist": "file", "pattern_type": "none"}
             return av.open(f"file:{place}", format="image2", container_options=only, metadata_errors="replace")
         only = {"protocol_whitelist": "fd", "fd": str(descriptor)}
+        if trusts_header and start[4:8] == b"ftyp":
+            quick = av.open("fd:", options={"skip_frame": "all"}, container_options=only, metadata_errors="replace")
+            if _header_suffices(quick):
+                return quick
+            quick.close()
+            os.lseek(descriptor, 0, os.SEEK_SET)  # FFmpeg's copy shares the place in the file
         return av.open("fd:", container_options=only, metadata_errors="replace")
     except (OSError, av.error.FFmpegError) as error:
         kind = playlist_kind(descriptor)
@@ -49,6 +61,20 @@ def open_container(path: str) -> InputContainer:
         ) from error
     finally:
         os.close(descriptor)  # FFmpeg has made a copy of its own
+
+
+def _header_suffices(container: InputContainer) -> bool:
+    """Whether every video stream is one whose decoder knows sizes and reordering from the header alone."""
+    contexts = [stream.codec_context for stream in container.streams.video]
+    return bool(contexts) and all(
+        context is not None
+        and context.name in ("h264", "hevc")
+        and context.extradata
+        and context.width
+        and context.height
+        and context.reorder_depth
+        for context in contexts
+    )
 
 
 def select_stream(container: InputContainer, path: str, stream_index: int | None) -> VideoStream:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice, pairwise
 
 import av
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from vlmvid.errors import DecodeError
 from vlmvid.video.containers import as_decode_error
 from vlmvid.video.gop_decoder import GopDecoder, Keep, Outcome
-from vlmvid.video.gop_plan import GopRun, plan_runs, share_runs
+from vlmvid.video.gop_plan import GopRun, join_runs, plan_runs, share_runs
 from vlmvid.video.index_file import load_index, save_index
 from vlmvid.video.options import ReaderOptions
 from vlmvid.video.packet_index import PacketIndex, counted_index, read_packet_index
@@ -24,7 +27,28 @@ from vlmvid.video.paths import printable
 _PACKETS_WORTH_A_FILE = 2000
 # So many frames are decoded to see whether suspicious timestamps are true.
 _FRAMES_TO_CHECK = 64
+# Decoded frames that may wait for their conversion; each is as large as a picture of full size.
+_FRAMES_WAITING = 4
 logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def _in_background(keep: Keep) -> Iterator[Keep]:
+    """`keep`, called in order in a thread of its own while decoding goes on, at most a few frames behind.
+
+    What it raises comes out of a later call or at the end.
+    """
+    jobs: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(1) as pool:
+
+        def submit(number: int, frame: VideoFrame) -> None:
+            if len(jobs) == _FRAMES_WAITING:
+                jobs.popleft().result()
+            jobs.append(pool.submit(keep, number, frame))
+
+        yield submit
+        for job in jobs:
+            job.result()
 
 
 class FrameSource:
@@ -103,10 +127,16 @@ class FrameSource:
     def _decode_runs(self, runs: Sequence[GopRun], keep: Keep) -> Outcome:
         shares = share_runs(self.index, runs, self._options.num_threads)
         decoders = self._decoders_for(len(shares), self._options.num_threads // len(shares))
+        if len(shares) == 1 and self._options.num_threads == 1:
+            return decoders[0].decode(self.index, join_runs(shares[0]), keep)
         if len(shares) == 1:
-            return decoders[0].decode(self.index, shares[0], keep)
+            with _in_background(keep) as keep_later:
+                return decoders[0].decode(self.index, join_runs(shares[0]), keep_later)
         with ThreadPoolExecutor(len(shares)) as pool:
-            jobs = [pool.submit(d.decode, self.index, share, keep) for d, share in zip(decoders, shares, strict=True)]
+            jobs = [
+                pool.submit(decoder.decode, self.index, join_runs(share), keep)
+                for decoder, share in zip(decoders, shares, strict=True)
+            ]
         outcomes = [job.result() for job in jobs]
         return Outcome(
             set[int]().union(*(outcome.missing for outcome in outcomes)),

@@ -151,7 +151,7 @@ class GopDecoder:
         self.is_cut = True
 
     def _open(self) -> None:
-        self._container = open_container(self.path)
+        self._container = open_container(self.path, trusts_header=True)
         try:
             self._stream = select_stream(self._container, self.path, self._options.stream_index)
             refuse_too_large(self._stream.width, self._stream.height, self._options.max_frame_pixels, self.path)

@@ -33,8 +33,8 @@ class GopRun:
 def plan_runs(index: PacketIndex, wanted: Sequence[int], *, keys_back: int = 0) -> list[GopRun]:
     """One run per group of pictures that holds a frame of `wanted` (increasing), in file order.
 
-    A frame is reached from the last keyframe that is neither shown nor decoded after it. Runs that
-    all but touch become one. With `keys_back` decoding starts that many keyframes earlier.
+    A frame is reached from the last keyframe that is neither shown nor decoded after it. With `keys_back`
+    decoding starts that many keyframes earlier.
     """
     numbers = np.asarray(wanted, dtype=np.int64)
     if not numbers.size:
@@ -42,16 +42,21 @@ def plan_runs(index: PacketIndex, wanted: Sequence[int], *, keys_back: int = 0) 
     starts = _starts(index, numbers, keys_back)
     order = np.argsort(starts, kind="stable")
     firsts, edges = np.unique(starts[order], return_index=True)
-    groups: list[tuple[int, int, list[int]]] = []
-    for first, inside in zip(firsts.tolist(), np.split(numbers[order], edges[1:]), strict=True):
-        last = int(index.positions[inside].max())
-        if groups and first - groups[-1][1] <= _PACKETS_WORTH_A_SEEK:
-            before, before_last, together = groups.pop()
-            together.extend(inside.tolist())
-            groups.append((before, max(before_last, last), together))
+    groups = zip(firsts.tolist(), np.split(numbers[order], edges[1:]), strict=True)
+    return [GopRun(first, int(index.positions[own].max()), tuple(sorted(own.tolist()))) for first, own in groups]
+
+
+def join_runs(runs: Sequence[GopRun]) -> list[GopRun]:
+    """`runs` with those made one that all but touch: one decoder then goes on without a seek."""
+    joined: list[GopRun] = []
+    for run in runs:
+        if joined and run.first - joined[-1].last <= _PACKETS_WORTH_A_SEEK:
+            before = joined.pop()
+            wanted = tuple(sorted(before.wanted + run.wanted))
+            joined.append(GopRun(before.first, max(before.last, run.last), wanted))
         else:
-            groups.append((first, last, inside.tolist()))
-    return [GopRun(first, last, tuple(sorted(together))) for first, last, together in groups]
+            joined.append(run)
+    return joined
 
 
 def needed_packets(index: PacketIndex, run: GopRun) -> NDArray[np.bool_]:

@@ -122,8 +122,9 @@ class FrameConverter:
             return cast("NDArray[np.uint8]", square.transpose(1, 2, 0))
         frame = self._centre_square(frame)
         height, width = scaled_size(frame.height, frame.width, size)
+        # To planes: the same bytes as "rgb24" in half the time, for swscale has no fast code that packs full chroma.
         scaled = self._reformatter.reformat(
-            frame, width=width, height=height, format="rgb24", interpolation=_RESIZE, threads=1
+            frame, width=width, height=height, format="gbrp", interpolation=_RESIZE, threads=1
         )
         return center_crop(turned_upright(_pixels(scaled), orientation), size)
 
