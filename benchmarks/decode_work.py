@@ -14,10 +14,10 @@ import av
 import numpy as np
 
 from vlmvid.config.schema import DecodeConfig
-from vlmvid.video.gop_plan import join_runs, needed_packets, plan_runs
-from vlmvid.video.isolation import DecodePool
+from vlmvid.video.gop.plan import join_runs, needed_packets, plan_runs
+from vlmvid.video.isolation.pool import DecodePool
 from vlmvid.video.options import ClipJob, DecodeLimits
-from vlmvid.video.pyav_reader import PyAVReader
+from vlmvid.video.readers.pyav import PyAVReader
 
 NUM_WORKERS = 2
 NUM_FRAMES = 16

@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from vlmvid.video.isolation.worker import main
 from vlmvid.video.probing import ExamineJob
-from vlmvid.video.worker import main
 
 
 def run(job: ExamineJob, config: None, *, num_threads: int, max_frame_pixels: int) -> dict[str, Any]:

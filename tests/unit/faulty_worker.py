@@ -18,7 +18,7 @@ import numpy as np
 
 from vlmvid.errors import ConfigError, DecodeError
 from vlmvid.types import FrameBatch
-from vlmvid.video.worker import do_job, main
+from vlmvid.video.isolation.worker import do_job, main
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from vlmvid.artifacts.ledger import read_lines
 from vlmvid.pipeline import STAGES, RunRequest, make_request
 from vlmvid.pipeline.plan import plan
 from vlmvid.pipeline.session import pipeline_run
-from vlmvid.video import pyav_reader
+from vlmvid.video.readers.pyav import PyAVReader
 
 NO_TRACKING = {"tracking": {"enabled": False}}
 
@@ -39,13 +39,13 @@ def published(home: Path) -> list[str]:
 
 def count_opens(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     opened: list[str] = []
-    original = pyav_reader.PyAVReader.__init__
+    original = PyAVReader.__init__
 
     def counted(self: Any, path: str, *args: Any, **kwargs: Any) -> None:
         opened.append(str(path))
         original(self, path, *args, **kwargs)
 
-    monkeypatch.setattr(pyav_reader.PyAVReader, "__init__", counted)
+    monkeypatch.setattr(PyAVReader, "__init__", counted)
     return opened
 
 

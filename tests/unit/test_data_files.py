@@ -22,7 +22,7 @@ from vlmvid.data.manifest import ManifestDataset, ManifestOptions
 from vlmvid.data.synthetic.dataset import SyntheticDataset, SyntheticOptions
 from vlmvid.errors import ConfigError, DatasetError
 from vlmvid.types import Clip
-from vlmvid.video import isolation
+from vlmvid.video.isolation import pool as isolation
 from vlmvid.video.writer import write_mp4
 
 

@@ -21,7 +21,7 @@ from vlmvid.pipeline.index import read_index
 from vlmvid.pipeline.ingest import read_clips
 from vlmvid.pipeline.plan import accept_code_change
 from vlmvid.video import measuring
-from vlmvid.video.frame_source import FrameSource
+from vlmvid.video.gop.frame_source import FrameSource
 from vlmvid.video.writer import write_mp4
 
 FPS = 12

@@ -38,7 +38,7 @@ from vlmvid.pipeline.index import IndexRow, read_index
 from vlmvid.pipeline.plan import accept_code_change
 from vlmvid.pipeline.session import pipeline_run
 from vlmvid.types import FrameBatch
-from vlmvid.video.isolation import DecodePool, shared_pool
+from vlmvid.video.isolation.pool import DecodePool, shared_pool
 from vlmvid.video.options import ClipJob, DecodeLimits
 from vlmvid.video.writer import write_mp4
 
@@ -426,7 +426,7 @@ class TestWorkers:
             raise error
 
         with DecodePool(open_context(request).recipe.decode, limits, num_workers=1, worker_command=faulty) as pool:
-            monkeypatch.setattr("vlmvid.video.isolation.shared_pool", lambda *_: pool)
+            monkeypatch.setattr("vlmvid.video.isolation.pool.shared_pool", lambda *_: pool)
             monkeypatch.setattr(encode, "vision_backbone", fails)
             with pipeline_run(request):
                 job = encode.plan_shards(request)[0]

@@ -21,7 +21,7 @@ from vlmvid.config.schema import RunOptions
 from vlmvid.data.files import list_videos
 from vlmvid.errors import ConfigError
 from vlmvid.pipeline.probe import probe_folder, row_words, summary_table
-from vlmvid.video import isolation
+from vlmvid.video.isolation import pool as isolation
 
 HERE = RunOptions(decode_workers=0)
 ODD_NAMES = [b"new\nline.mp4", b"not utf \xff.mp4", "\N{SNOWMAN} space.MP4".encode()]

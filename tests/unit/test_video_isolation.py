@@ -25,10 +25,10 @@ from vlmvid.config.schema import DecodeConfig, SamplingConfig
 from vlmvid.errors import ConfigError, DecodeError, StageError
 from vlmvid.types import FrameBatch
 from vlmvid.video.clip_decoder import decode_clip
-from vlmvid.video.isolation import DecodePool, shared_pool
+from vlmvid.video.isolation.dispatch import WAITING_PER_WORKER
+from vlmvid.video.isolation.pool import DecodePool, shared_pool
+from vlmvid.video.isolation.protocol import FrameMemory, open_frame_memory
 from vlmvid.video.options import ClipJob, DecodeLimits
-from vlmvid.video.worker_dispatch import WAITING_PER_WORKER
-from vlmvid.video.worker_protocol import FrameMemory, open_frame_memory
 
 ROOT = Path(__file__).parents[2]
 CONFIG = DecodeConfig(sampling=SamplingConfig(num_frames=4), image_size=32)
@@ -109,7 +109,7 @@ def run_script(code: str, *arguments: object) -> subprocess.CompletedProcess[str
 SCRIPT = """
 import os, signal, sys, threading, time
 from vlmvid.config.schema import DecodeConfig, SamplingConfig
-from vlmvid.video.isolation import DecodePool, shared_pool
+from vlmvid.video.isolation.pool import DecodePool, shared_pool
 from vlmvid.video.options import ClipJob, DecodeLimits
 config, limits = DecodeConfig(sampling=SamplingConfig(num_frames=4), image_size=32), DecodeLimits()
 faulty = (sys.executable, "-m", "tests.unit.faulty_worker")

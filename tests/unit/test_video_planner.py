@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from tests.unit.video_files import GOP, NUM_FRAMES, X264, all_frames, write_video
 from vlmvid.errors import DecodeError
 from vlmvid.video import frame_source, open_video
-from vlmvid.video.gop_plan import join_runs, needed_packets, plan_runs, share_runs
-from vlmvid.video.index_file import load_index, save_index
+from vlmvid.video.gop.index_file import load_index, save_index
+from vlmvid.video.gop.packet_index import PacketIndex, read_packet_index
+from vlmvid.video.gop.plan import join_runs, needed_packets, plan_runs, share_runs
+from vlmvid.video.gop.references import ReferenceReader
 from vlmvid.video.options import ReaderOptions
-from vlmvid.video.packet_index import PacketIndex, read_packet_index
-from vlmvid.video.pyav_reader import PyAVReader
-from vlmvid.video.references import ReferenceReader
+from vlmvid.video.readers.pyav import PyAVReader
 
 # Group lengths, place of the open leading frames behind a keyframe, which frames are references, sizes.
 GROUPS = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 3), st.integers(0, 2**12 - 1)), min_size=1, max_size=8)

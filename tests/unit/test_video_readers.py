@@ -28,9 +28,9 @@ from tests.unit.video_files import (
 )
 from vlmvid.errors import ConfigError, DecodeError
 from vlmvid.video import READERS, open_video
-from vlmvid.video.decord_reader import decord_problem
 from vlmvid.video.probing import probe_media
-from vlmvid.video.torchcodec_reader import torchcodec_problem
+from vlmvid.video.readers.decord import decord_problem
+from vlmvid.video.readers.torchcodec import torchcodec_problem
 from vlmvid.video.transforms import resize_center_crop
 
 RNG = np.random.default_rng(7)

@@ -17,12 +17,12 @@ import pytest
 from tests.unit.video_files import NUM_FRAMES, frame_numbers, write_prefix, write_video
 from vlmvid.errors import ConfigError, DecodeError
 from vlmvid.video import READERS, open_video
-from vlmvid.video.checked_reader import departs
-from vlmvid.video.decord_reader import decord_problem
 from vlmvid.video.options import ReaderOptions
-from vlmvid.video.reader import AUTO_ORDER
-from vlmvid.video.refusals import CODECS, CONTAINERS, RULES, FileTraits, refusal
-from vlmvid.video.torchcodec_reader import torchcodec_problem
+from vlmvid.video.readers.checked import departs
+from vlmvid.video.readers.decord import decord_problem
+from vlmvid.video.readers.reader import AUTO_ORDER
+from vlmvid.video.readers.refusals import CODECS, CONTAINERS, RULES, FileTraits, refusal
+from vlmvid.video.readers.torchcodec import torchcodec_problem
 
 PROBLEMS = {"decord": decord_problem, "torchcodec": torchcodec_problem}
 GOOD = FileTraits(

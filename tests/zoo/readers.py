@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 
 from vlmvid.video import READERS
-from vlmvid.video.torchcodec_reader import torchcodec_problem
+from vlmvid.video.readers.torchcodec import torchcodec_problem
 
 EXACT = ("auto", "pyav")
 """These must read every sound member."""

@@ -10,7 +10,7 @@ from tests.zoo.broken import BROKEN
 from tests.zoo.conftest import Zoo
 from tests.zoo.sound import SOUND
 from vlmvid.errors import DecodeError
-from vlmvid.video.isolation import DecodePool
+from vlmvid.video.isolation.pool import DecodePool
 from vlmvid.video.options import DecodeLimits
 from vlmvid.video.probing import ExamineJob
 

@@ -1,7 +1,7 @@
 """The code digest: which vlmvid modules decide a stage's result, and what they say.
 
 The transitive import closure of the stage's root modules, lazy imports and registry strings
-("vlmvid.video.pyav_reader:PyAVReader") included, is hashed module by module as docstring-stripped
+("vlmvid.video.readers.pyav:PyAVReader") included, is hashed module by module as docstring-stripped
 AST: comments, formatting and documentation cost no recomputation, and nobody bumps a version.
 The plumbing is left out; `config` too, because its resolved values are in every key already.
 """

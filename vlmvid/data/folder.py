@@ -160,7 +160,7 @@ class FolderDataset(Dataset):
         """
         if self.options.window_seconds is None or not paths:
             return {}
-        from vlmvid.video.isolation import DecodePool
+        from vlmvid.video.isolation.pool import DecodePool
         from vlmvid.video.options import DecodeLimits
         from vlmvid.video.probing import DurationJob
 

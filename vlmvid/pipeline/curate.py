@@ -185,7 +185,7 @@ def _judged(context: RunContext, config: CurateConfig) -> list[_Judged]:
 
 def _measured(context: RunContext, rows: Sequence[SourceRow]) -> Generator[ClipMeasures | DecodeError]:
     """What was measured of each row, or why nothing was, in the order of `rows`."""
-    from vlmvid.video.isolation import shared_pool
+    from vlmvid.video.isolation.pool import shared_pool
     from vlmvid.video.measuring import MeasureJob
 
     assert context.recipe.curate is not None  # the stage exists only with its section

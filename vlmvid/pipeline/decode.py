@@ -25,7 +25,7 @@ from vlmvid.types import FrameBatch
 from vlmvid.video.options import ClipJob, DecodeLimits
 
 if TYPE_CHECKING:
-    from vlmvid.video.isolation import Outcomes
+    from vlmvid.video.isolation.pool import Outcomes
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def decode_rows(context: RunContext, rows: Sequence[SourceRow]) -> Generator[Fra
 
 def unchecked_outcomes(context: RunContext, rows: Iterable[SourceRow]) -> Outcomes[FrameBatch | DecodeError]:
     """What the pool of this process makes of the rows, for `checked_outcomes`; any thread may close it."""
-    from vlmvid.video.isolation import shared_pool
+    from vlmvid.video.isolation.pool import shared_pool
 
     options = context.recipe.options
     pool = shared_pool(context.recipe.decode, decode_limits(options), num_workers(options))

@@ -162,7 +162,7 @@ class StageKeys:
     @cached_property
     def packet_index_code(self) -> str:
         """Digest of the code that reads packet indexes: part of the name under which one is kept."""
-        return combined_digest(code_closure(("vlmvid.video.frame_source",))[0], {})[:12]
+        return combined_digest(code_closure(("vlmvid.video.gop.frame_source",))[0], {})[:12]
 
     def _hash_file(self, path: Path) -> str:
         return self._store.digests.digest(path)

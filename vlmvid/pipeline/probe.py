@@ -113,7 +113,7 @@ def one_line(text: str) -> str:
 def _examined(
     root: Path, names: Sequence[bytes], options: RunOptions, *, every_frame: bool
 ) -> Iterable[dict[str, Any]]:
-    from vlmvid.video.isolation import DecodePool
+    from vlmvid.video.isolation.pool import DecodePool
     from vlmvid.video.probing import ExamineJob
 
     paths = [os.path.join(str(root), os.fsdecode(name)) for name in names]

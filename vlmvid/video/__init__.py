@@ -5,6 +5,6 @@ Importing this package loads neither PyAV nor decord; `open_video` loads the rea
 
 from __future__ import annotations
 
-from vlmvid.video.reader import READERS, VideoReader, open_video
+from vlmvid.video.readers.reader import READERS, VideoReader, open_video
 
 __all__ = ["READERS", "VideoReader", "open_video"]

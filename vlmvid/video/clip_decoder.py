@@ -17,7 +17,7 @@ from vlmvid.config.schema import DecodeConfig
 from vlmvid.types import FrameBatch
 from vlmvid.video.clip_window import clip_window
 from vlmvid.video.options import MAX_FRAME_PIXELS, ClipJob
-from vlmvid.video.reader import open_video
+from vlmvid.video.readers.reader import open_video
 from vlmvid.video.sampling import ClipFrames, sample_indices, uniform_indices
 from vlmvid.video.sampling_changes import frame_differences
 

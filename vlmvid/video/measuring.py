@@ -21,7 +21,7 @@ from vlmvid.video.fingerprint import (
     is_textured,
     motion,
 )
-from vlmvid.video.frame_source import FrameSource
+from vlmvid.video.gop.frame_source import FrameSource
 from vlmvid.video.options import MAX_FRAME_PIXELS, ClipJob, ReaderOptions
 from vlmvid.video.pictures import FrameConverter, Orientation, orientation_of
 

@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from vlmvid.artifacts.digests import sha256_file
 from vlmvid.errors import DecodeError
 from vlmvid.video.fingerprint import frame_hashes, hash_text, is_textured
-from vlmvid.video.frame_source import FrameSource
+from vlmvid.video.gop.frame_source import FrameSource
+from vlmvid.video.gop.packet_index import PacketIndex
 from vlmvid.video.measuring import SampledFrames, frames_at_middles, sample_thumbnails
 from vlmvid.video.options import MAX_FRAME_PIXELS, ReaderOptions
-from vlmvid.video.packet_index import PacketIndex
 from vlmvid.video.paths import check_file, path_error, printable
 from vlmvid.video.pictures import Orientation
 

@@ -16,11 +16,11 @@ from av.video.stream import VideoStream
 
 from vlmvid.errors import DecodeError
 from vlmvid.video.containers import as_decode_error
-from vlmvid.video.gop_decoder import GopDecoder, Keep, Outcome
-from vlmvid.video.gop_plan import GopRun, join_runs, plan_runs, share_runs
-from vlmvid.video.index_file import load_index, save_index
+from vlmvid.video.gop.decoder import GopDecoder, Keep, Outcome
+from vlmvid.video.gop.index_file import load_index, save_index
+from vlmvid.video.gop.packet_index import PacketIndex, counted_index, read_packet_index
+from vlmvid.video.gop.plan import GopRun, join_runs, plan_runs, share_runs
 from vlmvid.video.options import ReaderOptions
-from vlmvid.video.packet_index import PacketIndex, counted_index, read_packet_index
 from vlmvid.video.paths import printable
 
 # Fewer packets are read again sooner than a file of their own is opened.

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from vlmvid.errors import DecodeError
 from vlmvid.video.containers import open_container, select_stream
-from vlmvid.video.gop_plan import GopRun, needed_packets
+from vlmvid.video.gop.packet_index import PacketIndex, filled_packets
+from vlmvid.video.gop.plan import GopRun, needed_packets
 from vlmvid.video.options import ReaderOptions
-from vlmvid.video.packet_index import PacketIndex, filled_packets
 from vlmvid.video.paths import printable
 
 

@@ -15,7 +15,7 @@ import av
 import numpy as np
 
 from vlmvid.artifacts.files import write_bytes
-from vlmvid.video.packet_index import PacketIndex
+from vlmvid.video.gop.packet_index import PacketIndex
 
 _FORMAT = 1
 _SPOILED = (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)

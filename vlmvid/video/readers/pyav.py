@@ -1,7 +1,7 @@
 """Exact random access to video frames with PyAV (FFmpeg).
 
 Timestamps of all packets are read once, and kept if asked. Wanted frames are grouped by the keyframe
-that leads to them, and each group is decoded once (`gop_plan`). A frame is taken by its timestamp,
+that leads to them, and each group is decoded once (`vlmvid.video.gop.plan`). A frame is taken by its timestamp,
 never by its place after a seek: where a seek lands is up to the container, and the first frame
 decoded there is the keyframe, not the wanted one.
 """
@@ -20,17 +20,17 @@ from numpy.typing import NDArray
 
 from vlmvid.errors import DecodeError
 from vlmvid.types import FrameBatch
-from vlmvid.video.frame_source import FrameSource
-from vlmvid.video.gop_decoder import refuse_too_large
+from vlmvid.video.gop.decoder import refuse_too_large
+from vlmvid.video.gop.frame_source import FrameSource
+from vlmvid.video.gop.packet_index import PacketIndex
 from vlmvid.video.options import ReaderOptions
-from vlmvid.video.packet_index import PacketIndex
 from vlmvid.video.paths import printable
 from vlmvid.video.pictures import FrameConverter, Orientation, orientation_of
 from vlmvid.video.sampling import checked_indices, indices_at_seconds
 
 
 class PyAVReader:
-    """`VideoReader` on PyAV; see `vlmvid.video.reader.open_video` for arguments and errors."""
+    """`VideoReader` on PyAV; see `vlmvid.video.readers.reader.open_video` for arguments and errors."""
 
     name = "pyav"
     chosen_because = "asked for by name"

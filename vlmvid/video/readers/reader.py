@@ -92,19 +92,19 @@ OpenReader = Callable[[str, ReaderOptions], VideoReader]
 
 # Imports stand inside the functions so that listing the readers loads neither library.
 def _open_pyav(path: str, options: ReaderOptions) -> VideoReader:
-    from vlmvid.video.pyav_reader import PyAVReader
+    from vlmvid.video.readers.pyav import PyAVReader
 
     return PyAVReader(path, options)
 
 
 def _open_decord(path: str, options: ReaderOptions) -> VideoReader:
-    from vlmvid.video.decord_reader import DecordReader
+    from vlmvid.video.readers.decord import DecordReader
 
     return DecordReader(path, options)
 
 
 def _open_torchcodec(path: str, options: ReaderOptions) -> VideoReader:
-    from vlmvid.video.torchcodec_reader import TorchcodecReader
+    from vlmvid.video.readers.torchcodec import TorchcodecReader
 
     return TorchcodecReader(path, options)
 
@@ -159,7 +159,7 @@ def open_video(
         reader: ``auto``, ``pyav``, ``torchcodec`` or ``decord``. ``auto`` is PyAV, and another one only
             for a file that PyAV has no decoder for: PyAV is exact for every container, stops where the
             file stops, and has wheels for every platform. The other two need packages that may be
-            missing, and refuse the files that they would read wrongly (`vlmvid.video.refusals`).
+            missing, and refuse the files that they would read wrongly (`vlmvid.video.readers.refusals`).
         stream_index: number of the stream in the container; None takes the best video stream, as
             FFmpeg defines it.
         num_threads: decoding threads. One is best where many files are decoded side by side.

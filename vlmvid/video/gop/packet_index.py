@@ -18,8 +18,8 @@ from av.packet import Packet
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from vlmvid.video.references import ReferenceReader
-from vlmvid.video.truncation import ends_before_its_tag, ends_too_early
+from vlmvid.video.gop.references import ReferenceReader
+from vlmvid.video.gop.truncation import ends_before_its_tag, ends_too_early
 
 
 @dataclass(frozen=True, slots=True)

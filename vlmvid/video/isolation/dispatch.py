@@ -17,10 +17,10 @@ from typing import Any
 
 from vlmvid.config.schema import DecodeConfig
 from vlmvid.errors import ConfigError, DecodeError, StageError
+from vlmvid.video.isolation.batch import Batch, Outcome
+from vlmvid.video.isolation.process import WorkerProcess, crash_error, timeout_error
+from vlmvid.video.isolation.protocol import Job, WorkerJob, error_from
 from vlmvid.video.options import DecodeLimits
-from vlmvid.video.worker_batch import Batch, Outcome
-from vlmvid.video.worker_process import WorkerProcess, crash_error, timeout_error
-from vlmvid.video.worker_protocol import Job, WorkerJob, error_from
 
 logger = logging.getLogger(__name__)
 

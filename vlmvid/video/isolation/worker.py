@@ -1,6 +1,6 @@
 """The process that decodes clips for a `DecodePool`, and may die of them.
 
-Started as ``python -m vlmvid.video.worker``. It reads jobs from its standard input and answers on
+Started as ``python -m vlmvid.video.isolation.worker``. It reads jobs from its standard input and answers on
 its standard output, which it first moves out of the way of libraries that print. It ends with its
 parent, and it never loads torch, Prefect or MLflow.
 """
@@ -22,8 +22,7 @@ from vlmvid.config.schema import DecodeConfig
 from vlmvid.errors import ConfigError, DecodeError
 from vlmvid.types import FrameBatch
 from vlmvid.video.clip_decoder import decode_clip
-from vlmvid.video.options import ClipJob, DecodeLimits
-from vlmvid.video.worker_protocol import (
+from vlmvid.video.isolation.protocol import (
     FrameMemory,
     Job,
     WorkerJob,
@@ -32,6 +31,7 @@ from vlmvid.video.worker_protocol import (
     error_fields,
     receive,
 )
+from vlmvid.video.options import ClipJob, DecodeLimits
 
 _PR_SET_PDEATHSIG = 1
 
@@ -177,7 +177,7 @@ def _tie_to_parent() -> None:
 
 def _load_readers() -> None:
     """Import what every clip needs before the clock and the memory limit count it."""
-    import vlmvid.video.pyav_reader  # noqa: F401
+    import vlmvid.video.readers.pyav  # noqa: F401
 
 
 def _data_bytes() -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmvid.video.packet_index import PacketIndex
+from vlmvid.video.gop.packet_index import PacketIndex
 
 # Up to this many packets that nobody wants are decoded on the way to the next keyframe: cheaper than
 # to empty the decoder and to seek.

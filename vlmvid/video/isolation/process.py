@@ -14,8 +14,8 @@ from typing import Any
 from vlmvid.config.schema import DecodeConfig
 from vlmvid.errors import DecodeError
 from vlmvid.types import FrameBatch
+from vlmvid.video.isolation.protocol import FrameMemory, WorkerJob, WorkerSetup, open_frame_memory, pack
 from vlmvid.video.options import DecodeLimits
-from vlmvid.video.worker_protocol import FrameMemory, WorkerJob, WorkerSetup, open_frame_memory, pack
 
 _CHUNK_BYTES = 65_536
 _LONGEST_LINE_BYTES = 2**20

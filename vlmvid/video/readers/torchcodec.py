@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmvid.errors import ConfigError
-from vlmvid.video.checked_reader import CheckedReader
 from vlmvid.video.options import ReaderOptions
+from vlmvid.video.readers.checked import CheckedReader
 
 
 class TorchcodecReader(CheckedReader):
-    """`VideoReader` on torchcodec, on the CPU; see `CheckedReader` and `vlmvid.video.reader.open_video`."""
+    """`VideoReader` on torchcodec, on the CPU; see `CheckedReader` and `vlmvid.video.readers.reader.open_video`."""
 
     name = "torchcodec"
 

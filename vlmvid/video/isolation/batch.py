@@ -8,7 +8,7 @@ from typing import Any
 
 from vlmvid.errors import ConfigError, DecodeError
 from vlmvid.types import FrameBatch
-from vlmvid.video.worker_protocol import Job
+from vlmvid.video.isolation.protocol import Job
 
 Outcome = FrameBatch | dict[str, Any] | DecodeError
 

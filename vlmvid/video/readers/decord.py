@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmvid.errors import ConfigError
-from vlmvid.video.checked_reader import CheckedReader
 from vlmvid.video.options import ReaderOptions
+from vlmvid.video.readers.checked import CheckedReader
 
 
 class DecordReader(CheckedReader):
-    """`VideoReader` on decord; see `CheckedReader`, and `vlmvid.video.reader.open_video` for arguments and errors."""
+    """`VideoReader` on decord; see `CheckedReader`, and `open_video` for arguments and errors."""
 
     name = "decord"
 

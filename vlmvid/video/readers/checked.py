@@ -17,8 +17,8 @@ from vlmvid.types import FrameBatch
 from vlmvid.video.options import ReaderOptions
 from vlmvid.video.paths import printable
 from vlmvid.video.pictures import FrameConverter, Orientation, orientation_of
-from vlmvid.video.pyav_reader import PyAVReader
-from vlmvid.video.refusals import FileTraits, refusal
+from vlmvid.video.readers.pyav import PyAVReader
+from vlmvid.video.readers.refusals import FileTraits, refusal
 from vlmvid.video.sampling import checked_indices
 from vlmvid.video.transforms import resize_center_crop
 
@@ -32,7 +32,7 @@ class CheckedReader(PyAVReader):
     """A reader whose pixels another library decodes; everything else is PyAV's.
 
     So all readers agree on which frame an index means. A file that the library would read wrongly is
-    refused on opening with reason ``unsupported``: by `vlmvid.video.refusals`, or because its first
+    refused on opening with reason ``unsupported``: by `vlmvid.video.readers.refusals`, or because its first
     frame is another picture than PyAV's. Neither library tells a damaged frame from a sound one, so
     PyAV decodes the wanted frames too, without converting them, and refuses the damaged ones.
 

@@ -34,11 +34,11 @@ from typing import Any, Generic, Self, TypeVar, cast
 from vlmvid.config.schema import DecodeConfig
 from vlmvid.errors import ConfigError, DecodeError
 from vlmvid.types import FrameBatch
+from vlmvid.video.isolation.batch import Batch, Outcome
+from vlmvid.video.isolation.dispatch import Dispatcher
+from vlmvid.video.isolation.protocol import FileJob, Job
+from vlmvid.video.isolation.worker import attempt
 from vlmvid.video.options import ClipJob, DecodeLimits
-from vlmvid.video.worker import attempt
-from vlmvid.video.worker_batch import Batch, Outcome
-from vlmvid.video.worker_dispatch import Dispatcher
-from vlmvid.video.worker_protocol import FileJob, Job
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ class DecodePool:
         limits: what one clip may cost.
         num_workers: processes. 0 decodes in this process, without isolation and without the limits of
             time and memory: for debugging, and where no processes can be started.
-        worker_command: how a worker is started; None runs `vlmvid.video.worker` with this interpreter.
+        worker_command: how a worker is started; None runs `vlmvid.video.isolation.worker` with this interpreter.
 
     Raises:
         ConfigError: a number out of range, or workers on a system that is not POSIX.
@@ -80,7 +80,7 @@ class DecodePool:
         self.limits = limits
         self.num_workers = num_workers
         self.is_closed = False
-        self._command = worker_command or (sys.executable, "-m", "vlmvid.video.worker")
+        self._command = worker_command or (sys.executable, "-m", "vlmvid.video.isolation.worker")
         self._dispatcher: Dispatcher | None = None
         self._starting = threading.Lock()
 

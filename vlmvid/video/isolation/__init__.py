@@ -1,0 +1,1 @@
+"""Decoding in worker processes: no file can hang, crash or fill the memory of a run."""

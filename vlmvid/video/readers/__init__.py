@@ -1,0 +1,1 @@
+"""Readers behind one protocol, and which of them may read a file."""
