@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from tests.unit.video_files import GOP, NUM_FRAMES, X264, all_frames, write_video
 from vlmvid.errors import DecodeError
-from vlmvid.video import frame_source, open_video
+from vlmvid.video import open_video
+from vlmvid.video.gop import frame_source
 from vlmvid.video.gop.index_file import load_index, save_index
 from vlmvid.video.gop.packet_index import PacketIndex, read_packet_index
 from vlmvid.video.gop.plan import join_runs, needed_packets, plan_runs, share_runs

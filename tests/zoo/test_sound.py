@@ -19,8 +19,9 @@ from tests.zoo.readers import EXACT, NAMES, case, need
 from tests.zoo.sound import SOUND, Sound
 from vlmvid.config.schema import DecodeConfig, SamplingConfig, SamplingPolicy
 from vlmvid.errors import DecodeError
-from vlmvid.video import VideoReader, frame_source, open_video
+from vlmvid.video import VideoReader, open_video
 from vlmvid.video.clip_decoder import decode_clip
+from vlmvid.video.gop import frame_source
 from vlmvid.video.options import ClipJob
 from vlmvid.video.pictures import FrameConverter
 
