@@ -93,7 +93,7 @@ def worlds(home: Path) -> dict[str, Any]:
     """Unseen-combination retrieval per attribute and temporal pairs, transformer against frame mean."""
     document: dict[str, Any] = {}
     for kind in ("transformer", "frame_mean"):
-        runs = [evaluate(QUICKSTART, [*seeded(seed), f"align.temporal.kind={kind}"], home) for seed in SEEDS]
+        runs = [evaluate(QUICKSTART, [*seeded(seed), f"align.pooling.kind={kind}"], home) for seed in SEEDS]
 
         def pick(task: str, name: str, runs: list[dict[tuple[str, str], Metric]] = runs) -> dict[str, Any]:
             return over_seeds([run[task, name] for run in runs])

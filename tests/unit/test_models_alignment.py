@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from vlmvid.config.schema import AlignConfig, HeadConfig, OptimConfig, TemporalConfig
+from vlmvid.config.encoders import PoolingConfig
+from vlmvid.config.schema import AlignConfig, HeadConfig, OptimConfig
 from vlmvid.errors import CheckpointError
 from vlmvid.models.alignment import AlignmentModel, load_alignment, save_alignment
 from vlmvid.models.heads import GatedHead, LinearHead
@@ -19,7 +20,7 @@ from vlmvid.models.temporal import FrameMean, TemporalTransformer
 
 OPTIM = OptimConfig(num_steps=10, global_batch_size=4)
 FULL = AlignConfig(
-    temporal=TemporalConfig(kind="transformer", width=8, depth=2, num_heads=2),
+    pooling=PoolingConfig(kind="transformer", width=8, depth=2, num_heads=2),
     video_head=HeadConfig(kind="gated", width_factor=2),
     text_head=HeadConfig(kind="linear"),
     projection_dim=6,

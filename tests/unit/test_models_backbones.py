@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import save
 
 from tests.unit.models_fixtures import PREPROCESSOR, hub_cache, random_frames, save_model, tiny_clip, tiny_vision
-from vlmvid.config.schema import VisionConfig
+from vlmvid.config.encoders import VisionConfig
 from vlmvid.errors import CheckpointError, ConfigError
 from vlmvid.models import sources
 from vlmvid.models.backbones import load_vision_backbone

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vlmvid.artifacts.code import code_closure
-from vlmvid.config.schema import VisionConfig
+from vlmvid.config.encoders import VisionConfig
 from vlmvid.models.families import VISION_BACKBONES, backbone_module, split_backbone
 
 BACKBONES = "vlmvid.models.backbones"

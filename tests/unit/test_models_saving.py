@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.unit.models_fixtures import random_frames, save_model, tiny_vision
-from vlmvid.config.schema import TextConfig, VisionConfig
+from vlmvid.config.encoders import TextConfig, VisionConfig
 from vlmvid.errors import CheckpointError
 from vlmvid.models.backbones import load_vision_backbone
 from vlmvid.models.saving import load_text, load_vision, save_text, save_vision

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.unit.models_fixtures import copy_tokenizer, save_model, tiny_clip
-from vlmvid.config.schema import TextConfig
+from vlmvid.config.encoders import TextConfig
 from vlmvid.errors import ConfigError
 from vlmvid.models import sources
 from vlmvid.models.text import TextEncoder, load_text_encoder, pool_tokens

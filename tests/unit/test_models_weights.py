@@ -12,7 +12,7 @@ import huggingface_hub
 import pytest
 
 from tests.unit.models_fixtures import hub_cache
-from vlmvid.config.schema import TextConfig, VisionConfig
+from vlmvid.config.encoders import TextConfig, VisionConfig
 from vlmvid.errors import ConfigError
 from vlmvid.models import sources
 from vlmvid.models.weights import sha256_file, text_weights_digest, vision_weights_digest
@@ -33,7 +33,7 @@ def digest(folder: Path, **settings: object) -> str:
 def test_digests_never_import_torch() -> None:
     code = (
         "import sys\n"
-        "from vlmvid.config.schema import TextConfig, VisionConfig\n"
+        "from vlmvid.config.encoders import TextConfig, VisionConfig\n"
         "from vlmvid.models.weights import text_weights_digest, vision_weights_digest\n"
         "vision_weights_digest(VisionConfig(backbone='efficientnet-lite0'), lambda path: 'x')\n"
         "vision_weights_digest(VisionConfig(backbone='timm:resnet18', pretrained=False))\n"

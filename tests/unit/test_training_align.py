@@ -11,7 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlmvid.config.schema import AlignConfig, HeadConfig, OptimConfig, TemporalConfig
+from vlmvid.config.encoders import PoolingConfig
+from vlmvid.config.schema import AlignConfig, HeadConfig, OptimConfig
 from vlmvid.errors import CheckpointError, DatasetError, StageError
 from vlmvid.models.alignment import AlignmentModel
 from vlmvid.training import align
@@ -38,7 +39,7 @@ def toy_data(num_clips: int = NUM_CLIPS, seed: int = 0) -> AlignmentData:
 
 def toy_config(**changes: object) -> AlignConfig:
     values: dict[str, object] = {
-        "temporal": TemporalConfig(kind="transformer", width=8, depth=1, num_heads=2),
+        "pooling": PoolingConfig(kind="transformer", width=8, depth=1, num_heads=2),
         "video_head": HeadConfig(kind="gated", width_factor=2),
         "projection_dim": 8,
         "dropout": 0.1,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vlmvid.config.schema import AlignConfig, OptimConfig, TemporalConfig
+from vlmvid.config.encoders import PoolingConfig
+from vlmvid.config.schema import AlignConfig, OptimConfig
 from vlmvid.models.alignment import AlignmentModel
 from vlmvid.training.optim import build_adamw, lr_at, set_lr
 
@@ -12,8 +13,8 @@ OPTIM = OptimConfig(num_steps=10, global_batch_size=4, lr=0.5, warmup_steps=4, w
 
 
 def model() -> AlignmentModel:
-    temporal = TemporalConfig(kind="transformer", width=8, depth=1, num_heads=2)
-    return AlignmentModel(6, 5, 3, AlignConfig(temporal=temporal, projection_dim=4, optim=OPTIM))
+    pooling = PoolingConfig(kind="transformer", width=8, depth=1, num_heads=2)
+    return AlignmentModel(6, 5, 3, AlignConfig(pooling=pooling, projection_dim=4, optim=OPTIM))
 
 
 def test_only_matrices_decay() -> None:

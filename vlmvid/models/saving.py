@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vlmvid.config.schema import VisionConfig
+from vlmvid.config.encoders import VisionConfig
 from vlmvid.errors import CheckpointError
 from vlmvid.models.backbones.base import FrozenBackbone, Preprocessing, per_channel
 from vlmvid.models.backbones.hf_backbone import HFBackbone

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlmvid.config.schema import TemporalConfig
+from vlmvid.config.encoders import PoolingConfig
 
 # B clips, T frames, D feature_dim, W width, H heads
 
@@ -100,7 +100,7 @@ class TemporalTransformer(nn.Module):
         return mean_BD + rms_B1 * update_BD
 
 
-def build_temporal(config: TemporalConfig, feature_dim: int, num_frames: int, dropout: float = 0.0) -> nn.Module:
+def build_temporal(config: PoolingConfig, feature_dim: int, num_frames: int, dropout: float = 0.0) -> nn.Module:
     """The temporal module of a config; its weights come from torch's current CPU generator."""
     match config.kind:
         case "frame_mean":

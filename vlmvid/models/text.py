@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vlmvid.config.schema import TextConfig
+from vlmvid.config.encoders import TextConfig
 from vlmvid.errors import ConfigError
 from vlmvid.models import sources
 from vlmvid.models.runtime import resolve_device

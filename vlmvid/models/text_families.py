@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from vlmvid.config.schema import TextConfig
+from vlmvid.config.encoders import TextConfig
 from vlmvid.errors import ConfigError
 from vlmvid.models import sources
 from vlmvid.registry import Registry

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from vlmvid.config.schema import TextConfig, VisionConfig
+from vlmvid.config.encoders import TextConfig, VisionConfig
 from vlmvid.models.families import vision_files
 from vlmvid.models.text_families import text_files
 

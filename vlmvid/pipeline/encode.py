@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmvid.artifacts import ArtifactRef, LedgerRow, Row
-from vlmvid.config.schema import VisionConfig
+from vlmvid.config.encoders import VisionConfig
 from vlmvid.errors import DecodeError
 from vlmvid.evaluation.base import choice_texts
 from vlmvid.pipeline import decode

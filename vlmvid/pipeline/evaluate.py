@@ -58,7 +58,7 @@ def _write(context: RunContext, results: Sequence[TaskResult], folder: Path) -> 
         "dataset": recipe.data.name,
         "vision backbone": recipe.encode.vision.backbone,
         "text encoder": recipe.encode.text.encoder,
-        "temporal module": recipe.align.temporal.kind if recipe.align else "none",
+        "pooling": recipe.align.pooling.kind if recipe.align else "none",
         # Without decode: the report is the same whether the recipe keeps frames or not.
         **{f"{stage} key": context.keys.key(stage) for stage in recipe.stages() if stage not in ("decode", "register")},
     }

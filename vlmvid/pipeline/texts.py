@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmvid.config.schema import TextConfig
+from vlmvid.config.encoders import TextConfig
 from vlmvid.pipeline.context import RunContext
 
 if TYPE_CHECKING:

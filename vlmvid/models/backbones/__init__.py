@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from vlmvid.config.schema import VisionConfig
+    from vlmvid.config.encoders import VisionConfig
     from vlmvid.models.backbones.base import FrozenBackbone
 
 __all__ = ["load_vision_backbone"]

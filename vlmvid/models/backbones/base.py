@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vlmvid.config.schema import VisionConfig
+from vlmvid.config.encoders import VisionConfig
 from vlmvid.errors import ConfigError
 
 # B frames, N tokens, P patch tokens, D channels, H W pixels

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vlmvid.config.schema import VisionConfig
+from vlmvid.config.encoders import VisionConfig
 from vlmvid.errors import CheckpointError
 from vlmvid.models import sources
 from vlmvid.models.backbones.base import Preprocessing

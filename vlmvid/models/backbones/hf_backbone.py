@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vlmvid.config.schema import VisionConfig
+from vlmvid.config.encoders import VisionConfig
 from vlmvid.errors import ConfigError
 from vlmvid.models import sources
 from vlmvid.models.backbones.base import FrozenBackbone, Interpolation, Preprocessing, map_to_tokens, per_channel
