@@ -113,12 +113,20 @@ def measure(work: Work, threads: int, rounds: int) -> dict[str, Any]:
         else:
             runs[name] = lambda name=name: PEERS[name](path, work.numbers, threads, work.side)
     ours = runs["vlmvid"]()
-    checks, seconds = {}, {name: [] for name in runs}  # type: dict[str, Any], dict[str, list[float]]
-    for name in runs:
-        started = time.perf_counter()
+    checks: dict[str, Any] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    cpu_seconds: dict[str, list[float]] = {name: [] for name in runs}
+
+    def timed(name: str) -> np.ndarray:
+        started, cpu_started = time.perf_counter(), time.process_time()
         frames = runs[name]()
-        if name in work.slow:  # minutes long: its one run is also its time
-            seconds[name].append(time.perf_counter() - started)
+        seconds[name].append(time.perf_counter() - started)
+        cpu_seconds[name].append(time.process_time() - cpu_started)
+        return frames
+
+    for name in runs:
+        # The first run is a warm-up, except where one takes minutes: that is also its time.
+        frames = timed(name) if name in work.slow else runs[name]()
         checks[name] = check(work, name, ours, frames)
         del frames
     del ours
@@ -126,14 +134,13 @@ def measure(work: Work, threads: int, rounds: int) -> dict[str, Any]:
         for name in runs:
             if name in work.slow:
                 continue
-            started = time.perf_counter()
-            runs[name]()
-            seconds[name].append(time.perf_counter() - started)
+            timed(name)
     floor = floor_seconds(path, work.numbers, rounds)
     return {
         "work": work.name,
         "threads": threads,
         "seconds": {name: spread(values) for name, values in seconds.items()},
+        "cpu_seconds": {name: spread(values) for name, values in cpu_seconds.items()},
         "ratios": ratios(work, seconds),
         "decoded_frames": count_decoded(path, work.numbers),
         "floor_seconds_1_thread": spread(floor),
