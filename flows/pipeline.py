@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect import Flow, flow
 from prefect.artifacts import create_markdown_artifact
+from prefect.task_runners import TaskRunner
 
+from flows._runners import SequentialTaskRunner, given_to_this_flow
 from flows.align import align
 from flows.curate import curate
 from flows.decode import decode
@@ -14,14 +18,23 @@ from flows.ingest import ingest
 from flows.register import register
 from flows.search import search
 from vlmvid.artifacts import ArtifactRef
-from vlmvid.pipeline import make_request, pipeline_run, preflight, summarise, summary_markdown
+from vlmvid.pipeline import (
+    SHARDED_STAGES,
+    make_request,
+    pipeline_run,
+    preflight,
+    runner_choice,
+    summarise,
+    summary_markdown,
+)
 
 STAGE_FLOWS: dict[str, Flow[..., ArtifactRef]] = {
     flow.name: flow for flow in (ingest, curate, decode, encode, align, evaluate, register, search)
 }
+UNLESS_GIVEN: TaskRunner[Any] = SequentialTaskRunner()
 
 
-@flow(name="vlmvid-pipeline")
+@flow(name="vlmvid-pipeline", task_runner=UNLESS_GIVEN)
 def pipeline(
     recipe: str,
     overrides: list[str] | None = None,
@@ -29,12 +42,17 @@ def pipeline(
     retry_failed: bool = False,
     verify: bool = False,
 ) -> dict[str, ArtifactRef]:
-    """From videos with text to a registered, evaluated model; one artifact per stage."""
+    """From videos with text to a registered, evaluated model; one artifact per stage.
+
+    The sharded stages take the task runner that ``with_options`` gave to this flow, if it did.
+    """
     request = make_request(recipe, overrides or (), home=home, retry_failed=retry_failed, verify=verify)
+    runner_choice()  # a wrong VLMVID_TASK_RUNNER should not cost the first stages
     preflight(request)
+    runner = given_to_this_flow()
     with pipeline_run(request) as context:
         results: dict[str, ArtifactRef] = {
-            stage: STAGE_FLOWS[stage](
+            stage: STAGE_FLOWS[stage].with_options(task_runner=runner if stage in SHARDED_STAGES else None)(
                 recipe=request.recipe, home=request.home, retry_failed=retry_failed, verify=verify
             )
             for stage in context.recipe.stages()

@@ -21,7 +21,7 @@ STAGE_HELP = {
     "curate": "measure the clips and keep those that pass the rules",
     "decode": "videos to frames that are kept",
     "encode": "frames, or videos where frames are not kept, and texts to features",
-    "align": "learn heads and the temporal module on stored features",
+    "align": "learn a pooling and projection heads on stored features",
     "evaluate": "measure the aligned model",
     "register": "build the model folder and register it",
 }
@@ -73,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--top-k", type=int, default=5)
     search.add_argument("--json", action="store_true", help="one JSON document on stdout")
     search.set_defaults(command=_search)
+    _import_command(commands)
     text = "a Parquet table of the video files below a folder: what they hold and what is wrong with them"
     probe = _media_command(commands, "probe-media", _probe_media, text)
     probe.add_argument("folder")
@@ -82,6 +83,19 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("video")
     inspect.set_defaults(workers=1)
     return parser
+
+
+def _import_command(commands: Any) -> None:
+    text = "embeddings that SAIL or clip-retrieval wrote, into the store under ids"
+    command = commands.add_parser("import-embeddings", help=text, description=text)
+    command.add_argument("folder")
+    command.add_argument("--format", required=True, choices=["clip-retrieval", "sail"], help="who wrote the folder")
+    command.add_argument("--ids", metavar="FILE", help="one id per row: a text file, or a Parquet table")
+    command.add_argument("--column", metavar="NAME", help="column of --ids, or of the folder's own metadata")
+    command.add_argument("--out", required=True, metavar="NAME", help="name of the result, for people")
+    command.add_argument("--home", help="the store (default: VLMVID_HOME, else ./.vlmvid)")
+    command.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    command.set_defaults(command=_import_embeddings)
 
 
 def _media_command(
@@ -160,10 +174,7 @@ def _stage(arguments: argparse.Namespace) -> int:
         ref = STAGES[arguments.stage].run(request)
         manifest = context.store.manifest(arguments.stage, ref.key)
         counts = manifest.counts if manifest else {}
-    if arguments.json:
-        _print({**ref.model_dump(), "counts": counts})
-    else:
-        _print(f"{arguments.stage}: {', '.join(f'{n} {name}' for name, n in counts.items())}\n{ref.uri}")
+    _print_result(arguments.stage, ref, counts, as_json=arguments.json)
     return 0
 
 
@@ -197,6 +208,25 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _import_embeddings(arguments: argparse.Namespace) -> int:
+    from vlmvid.artifacts import open_store
+    from vlmvid.pipeline.import_embeddings import STAGE, import_embeddings
+    from vlmvid.pipeline.request import DEFAULT_HOME
+
+    home = arguments.home or os.environ.get("VLMVID_HOME") or DEFAULT_HOME
+    ref = import_embeddings(
+        arguments.folder,
+        format=arguments.format,
+        name=arguments.out,
+        home=home,
+        ids=arguments.ids,
+        column=arguments.column,
+    )
+    manifest = open_store(home).manifest(STAGE, ref.key)
+    _print_result(STAGE, ref, manifest.counts if manifest else {}, as_json=arguments.json)
+    return 0
+
+
 def _media_options(arguments: argparse.Namespace) -> Any:
     from vlmvid.config.schema import RunOptions
 
@@ -205,6 +235,13 @@ def _media_options(arguments: argparse.Namespace) -> Any:
     if not arguments.timeout > 0:
         raise ConfigError(f"--timeout {arguments.timeout} must be more than 0 seconds")
     return RunOptions(decode_workers=arguments.workers, decode_timeout_seconds=arguments.timeout)
+
+
+def _print_result(stage: str, ref: Any, counts: dict[str, int], *, as_json: bool) -> None:
+    if as_json:
+        _print({**ref.model_dump(), "counts": counts})
+    else:
+        _print(f"{stage}: {', '.join(f'{n} {name}' for name, n in counts.items())}\n{ref.uri}")
 
 
 def _print(value: object) -> None:

@@ -67,6 +67,18 @@ def tiny_vision(kind: str) -> Any:
                 return t.Dinov2WithRegistersModel(config).eval()
             case "vit_mae":
                 return t.ViTMAEModel(t.ViTMAEConfig(**SMALL)).eval()
+            case "dinov3_vit":
+                return t.DINOv3ViTModel(t.DINOv3ViTConfig(**SMALL, num_register_tokens=4)).eval()
+            case "dinov3_convnext":
+                config = t.DINOv3ConvNextConfig(hidden_sizes=[4, 8, 8, 16], depths=[1, 1, 1, 1], image_size=64)
+                return t.DINOv3ConvNextModel(config).eval()
+            case "aimv2":
+                return t.Aimv2VisionModel(t.Aimv2VisionConfig(**SMALL)).eval()
+            case "siglip2":
+                sizes = {key: value for key, value in SMALL.items() if key != "image_size"}
+                return t.Siglip2VisionModel(t.Siglip2VisionConfig(**sizes, num_patches=16)).eval()
+            case "videomae":
+                return t.VideoMAEModel(t.VideoMAEConfig(**SMALL, num_frames=4, tubelet_size=2)).eval()
             case "resnet":
                 config = t.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
                 return t.ResNetModel(config).eval()
@@ -87,6 +99,39 @@ def tiny_clip() -> Any:
 def copy_tokenizer(folder: Path) -> None:
     for name in TOKENIZER_FILES:
         shutil.copy(sources.minilm_folder() / name, folder / name)
+
+
+def small_copy(folder: Path, **files: object) -> Path:
+    """The MiniLM folder with a model of two tiny layers and the given JSON files."""
+    ensure_torchvision()
+    from transformers import BertConfig, BertModel
+
+    with seeded(2):
+        config = BertConfig(
+            vocab_size=30522, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+        )
+        save_model(BertModel(config), folder, preprocessor=None)
+    copy_tokenizer(folder)
+    for name, values in files.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(exist_ok=True)
+        path.with_suffix(".json").write_text(json.dumps(values))
+    return folder
+
+
+def tiny_siglip(kind: str) -> Any:
+    """A two-tower SigLIP with random weights, texts of 12 tokens of MiniLM's vocabulary, text features of 10."""
+    ensure_torchvision()
+    import transformers as t
+
+    text = {key: value for key, value in SMALL.items() if key not in ("image_size", "patch_size")}
+    text |= {"vocab_size": 30522, "max_position_embeddings": 12, "projection_size": 10, "pad_token_id": 0}
+    text |= {"bos_token_id": 101, "eos_token_id": 102}
+    with seeded(7):
+        if kind == "siglip":
+            return t.SiglipModel(t.SiglipConfig(vision_config=dict(SMALL), text_config=text)).eval()
+        vision = {key: value for key, value in SMALL.items() if key != "image_size"} | {"num_patches": 16}
+        return t.Siglip2Model(t.Siglip2Config(vision_config=vision, text_config=text)).eval()
 
 
 def hub_cache(root: Path, repo: str, files: dict[str, bytes]) -> Path:

@@ -17,7 +17,7 @@ from vlmvid.artifacts.digests import DigestCache, sha256_file
 from vlmvid.artifacts.files import staging_folder, write_bytes
 from vlmvid.artifacts.keys import first_difference
 from vlmvid.artifacts.ledger import Ledger, read_lines
-from vlmvid.errors import ArtifactError, ConfigError
+from vlmvid.errors import ArtifactError, ConfigError, DecodeError
 
 
 def parts(**changes: object) -> KeyParts:
@@ -119,8 +119,6 @@ def test_a_home_that_cannot_be_used_is_a_config_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(ConfigError, match="not writable.*set VLMVID_HOME"):
         open_store(tmp_path / "file" / "home")
-    with pytest.raises(ConfigError, match="remote URI"):
-        open_store("s3://bucket/home")
 
 
 def test_staging_keeps_the_first_writer(tmp_path: Path) -> None:
@@ -240,6 +238,40 @@ class TestLedger:
         ledger.record([self.row("ok", "next")])  # completes the torn line, which stays unreadable
         ledger.record([self.row("ok", "after")])
         assert "after" in ledger.rows()
+
+    def test_rows_that_were_read_are_not_read_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        reader, other = Ledger(tmp_path, "decode"), Ledger(tmp_path, "decode")
+        reader.record([self.row("ok"), self.row("ok", "next")])
+        theirs, mine = self.row("failed_permanent", "k"), self.row("ok", "mine")
+        validated: list[str] = []
+        validate = LedgerRow.model_validate
+        monkeypatch.setattr(LedgerRow, "model_validate", lambda row: (validated.append(row["key"]), validate(row))[1])
+        assert set(reader.rows()) == {"k", "next"} == set(reader.rows())
+        other.record([theirs])
+        reader.record([mine])
+        assert {k: r.status for k, r in reader.rows().items()} == {"k": "failed_permanent", "next": "ok", "mine": "ok"}
+        assert sorted(validated) == ["k", "k", "mine", "next"]
+
+    def test_failures_count_on_until_one_succeeds(self, tmp_path: Path) -> None:
+        ledger = Ledger(tmp_path, "decode")
+        failure = ("k", "v", DecodeError("the disk is away", reason_code="read_error", transient=True))
+        for expected in (1, 2):
+            ledger.record_failures([failure])
+            row = ledger.rows()["k"]
+            assert (row.attempts, row.status, row.reason_code) == (expected, "failed_transient", "read_error")
+        ledger.record([self.row("ok")])
+        ledger.record_failures([("k", "v", DecodeError("broken", reason_code="unreadable"))])
+        row = ledger.rows()["k"]
+        assert (row.attempts, row.status, row.message, row.stage) == (1, "failed_permanent", "broken", "decode")
+
+    def test_a_store_reads_its_ledger_anew_after_a_refresh(self, tmp_path: Path) -> None:
+        store = open_store(tmp_path)
+        store.ledger("decode").record([self.row("ok")])
+        assert set(store.ledger("decode").rows()) == {"k"}
+        for file in (tmp_path / "ledger" / "decode").iterdir():
+            file.unlink()
+        store.refresh()
+        assert store.ledger("decode").rows() == {}
 
     def test_read_lines_of_nothing(self, tmp_path: Path) -> None:
         assert list(read_lines(tmp_path / "none.jsonl")) == []

@@ -285,6 +285,30 @@ def test_windows_of_one_video_share_its_split(tmp_path: Path) -> None:
     assert set(splits.values()) == {"train", "test"}
 
 
+@pytest.mark.parametrize(("one", "other"), [(b"a\xff.mp4", rb"a\xff.mp4"), (b"d\xff/a.mp4", rb"d\xff/a.mp4")])
+def test_names_that_are_written_alike_are_refused(tmp_path: Path, one: bytes, other: bytes) -> None:
+    for name in (one, other):
+        path = Path(os.fsdecode(bytes(tmp_path) + b"/" + name))
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"x")
+    with pytest.raises(DatasetError, match=r"duplicate video_id .*xff.*rename one of them"):
+        _open("folder", root=str(tmp_path))
+
+
+def test_captions_whose_names_are_written_alike_are_refused(tmp_path: Path) -> None:
+    for name in (b"a\xff.mp4", b"a\xff.txt", rb"a\xff.mov", rb"a\xff.txt"):
+        Path(os.fsdecode(bytes(tmp_path) + b"/" + name)).write_bytes(b"x")
+    dataset = _open("folder", root=str(tmp_path))
+    with pytest.raises(DatasetError, match=r"a\\xff\.txt.*rename one of them"):
+        dataset.source_files()
+
+
+def test_two_videos_may_share_their_captions(tmp_path: Path) -> None:
+    for name in ("a.mp4", "a.mov", "a.txt"):
+        (tmp_path / name).write_text("a caption")
+    assert sorted(_open("folder", root=str(tmp_path)).source_files()) == ["a.mov", "a.mp4", "a.txt"]
+
+
 def test_folder_without_videos_or_packages_is_a_config_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no folder"):
         _open("folder", root=str(tmp_path / "none"))

@@ -1,4 +1,4 @@
-"""Temporal modules, projection heads and the alignment model."""
+"""The temporal transformer, projection heads and the alignment model."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from vlmvid.config.schema import AlignConfig, HeadConfig, OptimConfig
 from vlmvid.errors import CheckpointError
 from vlmvid.models.alignment import AlignmentModel, load_alignment, save_alignment
 from vlmvid.models.heads import GatedHead, LinearHead
+from vlmvid.models.pooling.frames import FrameMean
+from vlmvid.models.pooling.transformer import TemporalTransformer
 from vlmvid.models.runtime import seeded
-from vlmvid.models.temporal import FrameMean, TemporalTransformer
 
 OPTIM = OptimConfig(num_steps=10, global_batch_size=4)
 FULL = AlignConfig(
@@ -140,8 +141,8 @@ def test_every_parameter_of_the_model_gets_a_gradient() -> None:
     from vlmvid.losses import sigmoid_loss
 
     model = AlignmentModel(12, 7, 5, FULL)
-    assert isinstance(model.temporal, TemporalTransformer)
-    wake(model.temporal)
+    assert isinstance(model.pooling, TemporalTransformer)
+    wake(model.pooling)
     loss = sigmoid_loss(
         model.embed_video(features(4, 5, 12)),
         model.embed_text(features(4, 7, seed=1)),
@@ -191,8 +192,8 @@ def test_text_features_of_another_shape_are_refused() -> None:
 
 def test_saved_alignment_gives_the_same_embeddings(tmp_path: Path) -> None:
     model = AlignmentModel(12, 7, 5, FULL).eval()
-    assert isinstance(model.temporal, TemporalTransformer)
-    wake(model.temporal)
+    assert isinstance(model.pooling, TemporalTransformer)
+    wake(model.pooling)
     save_alignment(model, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alignment.json", "alignment.safetensors"]
     loaded = load_alignment(tmp_path)

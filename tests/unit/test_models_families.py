@@ -14,6 +14,7 @@ FAMILIES = {
     "efficientnet-lite0": ({"efficientnet_lite", "timm_backbone"}, "timm"),
     "timm:test_vit": ({"timm_backbone"}, "timm"),
     "hf:some/repo": ({"hf_backbone"}, "transformers"),
+    "video:/some/folder": ({"video_backbone"}, "timm"),
 }
 
 

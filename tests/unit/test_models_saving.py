@@ -64,7 +64,7 @@ def test_the_description_says_what_the_features_are(tmp_path: Path) -> None:
     save_vision(load_vision_backbone(config), tmp_path)
     values = json.loads((tmp_path / "vision.json").read_text())
     assert values["architecture"] == {"name": "tf_efficientnet_lite0", "image_size": None}
-    assert values["features"] == {"feature": "grid", "grid_size": 2, "layer": 3}
+    assert values["features"] == {"feature": "grid", "grid_size": 2, "layer": 3, "precision": "float32"}
     assert values["preprocessing"] == {
         "image_size": 64,
         "mean": [0.498] * 3,
@@ -79,7 +79,7 @@ def test_a_saved_text_encoder_gives_bit_equal_features(tmp_path: Path) -> None:
     save_text(encoder, tmp_path)
     loaded = load_text(tmp_path)
     np.testing.assert_array_equal(loaded.encode(TEXTS), encoder.encode(TEXTS))
-    assert (loaded.pooling, loaded.max_length) == ("mean", 12)
+    assert loaded.settings == encoder.settings and loaded.settings.max_length == 12
     kinds = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
     assert kinds <= {".json", ".safetensors", ".txt"}
     described = [path.read_text() for path in tmp_path.rglob("*.json")]

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from tests.tiny import read_rows, write_rows
-from tests.unit.pipeline_fixtures import NO_TRACKING, published, request_for, run, statuses
+from tests.unit import pipeline_fixtures
+from tests.unit.pipeline_fixtures import NO_TRACKING, edit_code, published, request_for, run, statuses
 from vlmvid.artifacts import LedgerRow
 from vlmvid.errors import ConfigError, DecodeError, StageError
 from vlmvid.pipeline import RunRequest, preflight
@@ -120,10 +121,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def ledger_of(request: RunRequest) -> dict[str, LedgerRow]:
-    rows = open_context(request).store.ledger("curate").rows().values()
-    found = {row.video_id: row for row in rows}
-    assert len(found) == len(rows), "more than one row for a clip"
-    return found
+    return pipeline_fixtures.ledger_of(request, "curate")
 
 
 def kept_of(request: RunRequest) -> list[str]:
@@ -219,6 +217,37 @@ class TestNothingTwice:
         assert "copy" in kept_of(looser) and ledger_of(looser)["copy"].status == "ok"
         assert kept_of(request) == ["good", "mixed", "halves@2"]
 
+    def test_another_limit_records_only_the_clips_that_it_decides_otherwise(
+        self, tmp_path: Path, home: Path, videos: Path
+    ) -> None:
+        def num_lines() -> int:
+            return sum(len(file.read_bytes().splitlines()) for file in (home / "ledger" / "curate").glob("*.jsonl"))
+
+        run(request_with(tmp_path, home, videos), "ingest", "curate")
+        assert num_lines() == len(EXPECTED)
+        looser = request_with(tmp_path, home, videos, "curate.duplicate_distance=null")
+        run(looser, "ingest", "curate")
+        assert ledger_of(looser)["copy"].status == "ok" and num_lines() == len(EXPECTED) + 1
+        run(request_with(tmp_path, home, videos), "ingest", "curate")
+        assert num_lines() == len(EXPECTED) + 1, "a cached stage decides nothing"
+        stricter = request_with(tmp_path, home, videos, "curate.duplicate_distance=6")
+        run(stricter, "ingest", "curate")
+        assert ledger_of(stricter)["copy"].reason_code == "duplicate_distance"
+        assert num_lines() == len(EXPECTED) + 2
+
+    def test_options_of_rules_that_are_off_are_no_part_of_the_key(
+        self, tmp_path: Path, home: Path, videos: Path
+    ) -> None:
+        def key(*overrides: str) -> str:
+            return open_context(request_with(tmp_path, home, videos, *overrides)).keys.key("curate")
+
+        for rule, off, option in (
+            ("languages=[en]", "languages=[]", "language_odds=3"),
+            ("duplicate_distance=5", "duplicate_distance=null", "keep_duplicate=largest"),
+        ):
+            assert key(f"curate.{off}") == key(f"curate.{off}", f"curate.{option}") != key(f"curate.{rule}")
+            assert key(f"curate.{rule}") != key(f"curate.{rule}", f"curate.{option}")
+
     def test_more_sampled_frames_are_measured_anew(
         self, tmp_path: Path, home: Path, videos: Path, opened: list[str]
     ) -> None:
@@ -270,17 +299,9 @@ class TestNothingTwice:
     def test_changed_code_is_named_and_can_be_accepted(
         self, tmp_path: Path, home: Path, videos: Path, opened: list[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from vlmvid.pipeline import keys
-
         request = request_with(tmp_path, home, videos)
         run(request, "ingest", "curate")
-        original = keys.code_closure
-
-        def edited(roots: Any) -> Any:
-            modules, packages = original(roots)
-            return {m: "edited" if m == "vlmvid.video.measuring" else d for m, d in modules.items()}, packages
-
-        monkeypatch.setattr(keys, "code_closure", edited)
+        edit_code(monkeypatch, "vlmvid.video.measuring")
         assert statuses(request)["curate"] == ("run", "code vlmvid.video.measuring (measure) changed")
         opened.clear()
         assert accept_code_change(request, "curate") == ["vlmvid.video.measuring (measure)"]

@@ -6,7 +6,6 @@ import io
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -21,20 +20,26 @@ from PIL import Image
 
 from tests.tiny import read_rows, write_clip, write_dataset, write_rows
 from tests.unit.pipeline_fixtures import (
+    TOLERANT,
     count_opens,
+    edit_code,
+    features_of,
+    index_of,
+    ledger_of,
     published,
     request_for,
     run,
+    run_until_killed,
     run_with_a_file_away,
     statuses,
+    write_broken,
 )
-from vlmvid.artifacts import LedgerRow
 from vlmvid.config.schema import DecodeConfig, RunOptions
 from vlmvid.errors import ConfigError, StageError
 from vlmvid.pipeline import RunRequest, make_request
 from vlmvid.pipeline.context import open_context
 from vlmvid.pipeline.decode import decode_limits, num_workers
-from vlmvid.pipeline.index import IndexRow, read_index
+from vlmvid.pipeline.index import read_index
 from vlmvid.pipeline.plan import accept_code_change
 from vlmvid.pipeline.session import pipeline_run
 from vlmvid.types import FrameBatch
@@ -43,7 +48,6 @@ from vlmvid.video.options import ClipJob, DecodeLimits
 from vlmvid.video.writer import write_mp4
 
 FUSED = "decode.keep_frames=false"
-TOLERANT = "options.max_failed_fraction=0.5"
 ENCODE = {"align": None, "evaluate": None}
 
 
@@ -67,19 +71,6 @@ def fused_and_stored(
         request_for(tmp_path, home, manifest, (FUSED, *overrides), **sections),
         request_for(tmp_path, home, manifest, overrides, **sections),
     )
-
-
-def index_of(request: RunRequest) -> list[IndexRow]:
-    return read_index(open_context(request).folder("encode"))
-
-
-def features_of(request: RunRequest) -> NDArray[Any]:
-    rows = [row.location for row in index_of(request) if row.status == "ok"]
-    return open_context(request).store.clips("encode").gather("features", rows)
-
-
-def ledger_of(request: RunRequest) -> dict[str, LedgerRow]:
-    return {row.video_id: row for row in open_context(request).store.ledger("decode").rows().values()}
 
 
 class TestSameResults:
@@ -185,15 +176,7 @@ class TestSwitching:
         run(fused)
         changed = statuses(request_for(tmp_path, home, manifest, (FUSED, "decode.image_size=48")))
         assert changed["encode"] == ("run", "config decode.image_size: 32 -> 48")
-        from vlmvid.pipeline import keys
-
-        original = keys.code_closure
-
-        def edited(roots: Any) -> Any:
-            modules, packages = original(roots)
-            return {m: "edited" if m == "vlmvid.video.sampling" else d for m, d in modules.items()}, packages
-
-        monkeypatch.setattr(keys, "code_closure", edited)
+        edit_code(monkeypatch, "vlmvid.video.sampling")
         assert statuses(fused)["encode"] == ("run", "code vlmvid.video.sampling (decode) changed")
         with pytest.raises(ConfigError, match="the recipe runs ingest, encode, align"):
             accept_code_change(fused, "decode")
@@ -205,12 +188,7 @@ class TestSwitching:
 class TestBadInput:
     @pytest.fixture
     def broken(self, tmp_path: Path, manifest: Path) -> Path:
-        whole = (tmp_path / "clip0.mp4").read_bytes()
-        files = {"truncated.mp4": whole[: len(whole) // 2], "empty.mp4": b"", "text.mp4": b"this is no video\n" * 50}
-        for name, content in files.items():
-            (tmp_path / name).write_bytes(content)
-        rows = [{"video_id": Path(name).stem, "path": name, "captions": ["x"]} for name in files]
-        return write_rows(manifest, [*rows, *read_rows(manifest)])
+        return write_rows(manifest, [*write_broken(tmp_path), *read_rows(manifest)])
 
     def test_one_ledger_row_per_clip_as_where_frames_are_stored(self, tmp_path: Path, broken: Path) -> None:
         fused, _ = fused_and_stored(tmp_path, tmp_path / "one", broken, TOLERANT, **ENCODE)
@@ -328,23 +306,19 @@ class TestBadInput:
 def test_a_killed_run_resumes_at_the_shard_with_the_same_bytes(tmp_path: Path, home: Path, manifest: Path) -> None:
     (tmp_path / "clip5.mp4").write_bytes(b"")
     request = request_for(tmp_path, home, manifest, (FUSED, TOLERANT), **ENCODE)
-    code = (
-        "import os, signal, sys\n"
+    run_until_killed(
+        request,
         "from vlmvid.models import clip_encoder\n"
-        "from vlmvid.pipeline import STAGES, RunRequest\n"
-        "request = RunRequest.model_validate_json(sys.argv[1])\n"
         "STAGES['ingest'].run(request)\n"
         "original, calls = clip_encoder.encode_clips, []\n"
         "def killed_at_the_third_shard(*args, **kwargs):\n"
         "    calls.append(1)\n"
         "    if len(calls) == 3:\n"
-        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        kill()\n"
         "    return original(*args, **kwargs)\n"
         "clip_encoder.encode_clips = killed_at_the_third_shard\n"
-        "STAGES['encode'].run(request)\n"
+        "STAGES['encode'].run(request)\n",
     )
-    done = subprocess.run([sys.executable, "-c", code, request.model_dump_json()], capture_output=True, text=True)
-    assert done.returncode == -9, done.stderr
     with pipeline_run(request):
         from vlmvid.pipeline import encode
 
@@ -457,10 +431,24 @@ def resident_bytes(pid: int) -> int:
         return 0
 
 
+def peak_of_the_only_shard(stage: Any, request: RunRequest) -> int:
+    """Most bytes that Python had allocated while the stage worked on its shard."""
+    with pipeline_run(request):
+        jobs = stage.plan_shards(request)
+        assert len(jobs) == 1
+        tracemalloc.start()
+        try:
+            stage.run_shard(request, jobs[0])
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+
 class TestBounds:
     """32 clips in one shard, batches of two: what waits is bounded, and the decoder does not stand still."""
 
     NUM_CLIPS, BATCH = 32, 2  # the 33rd clip would be the first one again
+    CLIP_BYTES = 6 * 3 * 128 * 128
 
     @pytest.fixture
     def large_shard(self, tmp_path: Path, home: Path) -> RunRequest:
@@ -499,21 +487,18 @@ class TestBounds:
     def test_frames_do_not_pile_up_in_memory(self, large_shard: RunRequest, workers: int) -> None:
         from vlmvid.pipeline import encode
 
-        clip_bytes = 6 * 3 * 128 * 128
         request = make_request(large_shard.recipe, (f"options.decode_workers={workers}",), home=large_shard.home)
         encode.vision_backbone(open_context(request))
-        with pipeline_run(request):
-            jobs = encode.plan_shards(request)
-            assert len(jobs) == 1
-            tracemalloc.start()
-            try:
-                encode.run_shard(request, jobs[0])
-                peak = tracemalloc.get_traced_memory()[1]
-            finally:
-                tracemalloc.stop()
+        peak = peak_of_the_only_shard(encode, request)
         # A batch waits and another is encoded, the stack of one is a copy; the workers are ahead by two clips each.
         bound = 3 * self.BATCH + 2 * workers + 5
-        assert peak / clip_bytes < bound <= self.NUM_CLIPS / 2
+        assert peak / self.CLIP_BYTES < bound <= self.NUM_CLIPS / 2
+
+    def test_frames_that_are_kept_are_in_memory_once(self, large_shard: RunRequest) -> None:
+        from vlmvid.pipeline import decode
+
+        peak = peak_of_the_only_shard(decode, large_shard)
+        assert self.NUM_CLIPS <= peak / self.CLIP_BYTES < self.NUM_CLIPS + 6
 
 
 def test_defaults_agree_with_the_video_package() -> None:

@@ -14,12 +14,17 @@ import pytest
 from tests.tiny import COLOURS, read_rows, write_clip, write_dataset, write_recipe, write_rows
 from tests.unit.pipeline_fixtures import (
     NO_TRACKING,
+    TOLERANT,
     count_opens,
+    edit_code,
+    ledger_of,
     published,
     request_for,
     run,
+    run_until_killed,
     run_with_a_file_away,
     statuses,
+    write_broken,
 )
 from tests.unit.tracking_fixtures import fresh_home
 from vlmvid.errors import ArtifactError, ConfigError, DatasetError, StageError
@@ -100,15 +105,7 @@ def test_a_code_change_is_named_and_can_be_accepted(
 ) -> None:
     request = request_for(tmp_path, home, manifest)
     run(request)
-    from vlmvid.pipeline import keys
-
-    original = keys.code_closure
-
-    def edited(roots: Any) -> Any:
-        modules, packages = original(roots)
-        return {m: "edited" if m == "vlmvid.video.sampling" else d for m, d in modules.items()}, packages
-
-    monkeypatch.setattr(keys, "code_closure", edited)
+    edit_code(monkeypatch, "vlmvid.video.sampling")
     assert statuses(request)["decode"] == ("run", "code vlmvid.video.sampling changed")
     assert accept_code_change(request, "decode") == ["vlmvid.video.sampling"]
     assert statuses(request)["decode"][0] == "cached"
@@ -144,18 +141,13 @@ def test_the_same_content_under_two_names_is_decoded_once(
 
 def test_a_killed_decode_resumes_at_the_shard(tmp_path: Path, home: Path, manifest: Path) -> None:
     request = request_for(tmp_path, home, manifest)
-    code = (
-        "import os, signal, sys\n"
-        "from vlmvid.pipeline import STAGES, RunRequest, decode\n"
-        "request = RunRequest.model_validate_json(sys.argv[1])\n"
+    run_until_killed(
+        request,
+        "from vlmvid.pipeline import decode\n"
         "STAGES['ingest'].run(request)\n"
-        "original, calls = decode.run_shard, []\n"
-        "jobs = decode.plan_shards(request)\n"
-        "decode.run_shard(request, jobs[0])\n"
-        "os.kill(os.getpid(), signal.SIGKILL)\n"
+        "decode.run_shard(request, decode.plan_shards(request)[0])\n"
+        "kill()\n",
     )
-    done = subprocess.run([sys.executable, "-c", code, request.model_dump_json()], capture_output=True, text=True)
-    assert done.returncode == -9, done.stderr
     with pipeline_run(request):
         from vlmvid.pipeline import decode
 
@@ -169,16 +161,11 @@ class TestBadInput:
 
     @pytest.fixture
     def broken(self, tmp_path: Path, manifest: Path) -> Path:
-        whole = (tmp_path / "clip0.mp4").read_bytes()
-        files = {"truncated.mp4": whole[: len(whole) // 2], "empty.mp4": b"", "text.mp4": b"this is no video\n" * 50}
-        for name, content in files.items():
-            (tmp_path / name).write_bytes(content)
-        names = [*files, "missing.mp4"]
-        rows = [{"video_id": Path(n).stem, "path": n, "captions": ["x"]} for n in names]
-        return write_rows(manifest, [*read_rows(manifest), *rows])
+        missing = {"video_id": "missing", "path": "missing.mp4", "captions": ["x"]}
+        return write_rows(manifest, [*read_rows(manifest), *write_broken(tmp_path), missing])
 
     def test_rows_with_reasons(self, tmp_path: Path, home: Path, broken: Path) -> None:
-        request = request_for(tmp_path, home, broken, ("options.max_failed_fraction=0.5",))
+        request = request_for(tmp_path, home, broken, (TOLERANT,))
         refs = run(request)
         index = {row.video_id: row for row in read_index(Path(refs["decode"].uri))}
         assert {v: index[v].reason_code for v in ("empty", "text")} == {"empty": "empty_file", "text": "unreadable"}
@@ -199,21 +186,19 @@ class TestBadInput:
         message = str(caught.value)
         assert "3 of 13 clips failed" in message and "empty_file" in message and "--retry failed" in message
         opened = count_opens(monkeypatch)
-        tolerant = request_for(tmp_path, home, broken, ("options.max_failed_fraction=0.5",))
+        tolerant = request_for(tmp_path, home, broken, (TOLERANT,))
         run(tolerant, "ingest", "decode")
         assert opened == []  # neither the good clips nor the known failures are tried again
 
     def test_retry_failed_tries_them_again_and_what_follows_runs_again(
         self, tmp_path: Path, home: Path, broken: Path
     ) -> None:
-        overrides = ("options.max_failed_fraction=0.5",)
-        request = request_for(tmp_path, home, broken, overrides)
+        request = request_for(tmp_path, home, broken, (TOLERANT,))
         run(request)
         retry = request.model_copy(update={"retry_failed": True})
         assert statuses(retry)["decode"][1].startswith("--retry failed: 3 clips")
         refs = run(retry)
-        attempts = {r.video_id: r.attempts for r in open_context(retry).store.ledger("decode").rows().values()}
-        assert attempts["empty"] == 2
+        assert ledger_of(retry)["empty"].attempts == 2
         assert len(read_index(Path(refs["decode"].uri))) == 13
         assert {s for s, _ in statuses(request).values()} == {"cached"}
 
@@ -329,7 +314,7 @@ class TestNothingStale:
     def test_a_clip_that_succeeds_on_the_second_try_reaches_everything_that_follows(
         self, tmp_path: Path, home: Path, manifest: Path
     ) -> None:
-        request = request_for(tmp_path, home, manifest, ("options.max_failed_fraction=0.5",))
+        request = request_for(tmp_path, home, manifest, (TOLERANT,))
         first = run_with_a_file_away(request, tmp_path / "clip8.mp4")
         assert sum(row.status == "ok" for row in read_index(Path(first["encode"].uri))) == 9
         assert statuses(request)["decode"][1].startswith("1 clips failed for a passing reason")
@@ -346,16 +331,16 @@ class TestNothingStale:
     def test_a_file_replaced_between_ingest_and_decode_is_not_filed_under_the_old_content(
         self, tmp_path: Path, home: Path, manifest: Path
     ) -> None:
-        request = request_for(tmp_path, home, manifest, ("options.max_failed_fraction=0.5",))
+        request = request_for(tmp_path, home, manifest, (TOLERANT,))
         run(request, "ingest")
-        with pipeline_run(request) as context:
+        with pipeline_run(request):
             from vlmvid.pipeline import decode
 
             jobs = decode.plan_shards(request)
             write_clip(tmp_path / "clip3.mp4", (1, 2, 3), shift=5)
             for job in jobs:
                 decode.run_shard(request, job)
-            rows = {r.video_id: r for r in context.store.ledger("decode").rows().values()}
+            rows = ledger_of(request)
         assert (rows["v3"].status, rows["v3"].reason_code) == ("failed_transient", "changed_during_run")
         refs = run(request)
         assert all(row.status == "ok" for row in read_index(Path(refs["decode"].uri)))
@@ -363,10 +348,10 @@ class TestNothingStale:
     def test_a_file_that_is_gone_or_refused_is_not_said_to_have_changed(
         self, tmp_path: Path, home: Path, manifest: Path
     ) -> None:
-        request = request_for(tmp_path, home, manifest, ("options.max_failed_fraction=0.5",))
+        request = request_for(tmp_path, home, manifest, (TOLERANT,))
         run(request, "ingest")
         contents = {name: (tmp_path / name).read_bytes() for name in ("clip3.mp4", "clip4.mp4", "clip5.mp4")}
-        with pipeline_run(request) as context:
+        with pipeline_run(request):
             from vlmvid.pipeline import decode
 
             jobs = decode.plan_shards(request)
@@ -376,7 +361,7 @@ class TestNothingStale:
             write_clip(tmp_path / "clip5.mp4", (1, 2, 3), shift=5)
             for job in jobs:
                 decode.run_shard(request, job)
-            rows = {r.video_id: r for r in context.store.ledger("decode").rows().values()}
+            rows = ledger_of(request)
         words = {"v3": "is gone since", "v4": "is refused now (not_a_file): ", "v5": "changed since it was ingested"}
         for video_id, word in words.items():
             row = rows[video_id]
@@ -419,7 +404,7 @@ class TestNothingStale:
         from vlmvid.pipeline.context import RunContext
 
         (tmp_path / "clip8.mp4").write_bytes(b"")
-        request = request_for(tmp_path, home, manifest, ("options.max_failed_fraction=0.5",))
+        request = request_for(tmp_path, home, manifest, (TOLERANT,))
         other = RunContext(request)
         assert other.keys.pipeline_key
         first = run(request)
@@ -566,7 +551,7 @@ def test_broken_pictures_and_captions_are_ledger_rows(tmp_path: Path, home: Path
     options = {"root": str(pictures), "num_test": 3, "image_size": 32, "num_frames": 4}
     sections = {**NO_TRACKING, "data": {"name": "image_text", "options": options}}
     recipe = write_recipe(tmp_path, tmp_path, **sections)
-    request = make_request(recipe, ("options.max_failed_fraction=0.5",), home=home)
+    request = make_request(recipe, (TOLERANT,), home=home)
     refs = run(request)
     reasons = {r.video_id: r.reason_code for r in open_context(request).store.ledger("ingest").rows().values()}
     wrong = {"broken": "broken_image", "mute": "missing_caption", "blank": "empty_caption"}

@@ -25,7 +25,7 @@ def test_only_matrices_decay() -> None:
     assert len(decay_of) == len(list(aligned.parameters()))
     for name in ("log_logit_scale", "logit_bias", "video_head.norm.weight", "text_head.project.bias"):
         assert by_name[name] == 0.0, name
-    for name in ("text_head.project.weight", "temporal.up.weight", "temporal.blocks.0.qkv.weight"):
+    for name in ("text_head.project.weight", "pooling.up.weight", "pooling.blocks.0.qkv.weight"):
         assert by_name[name] == 0.1, name
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.readers import need
 from tests.unit.video_files import FPS, NUM_FRAMES, frame_numbers, write_prefix, write_video
 from vlmvid.config.schema import DecodeConfig
 from vlmvid.errors import ConfigError, DecodeError
@@ -36,8 +37,7 @@ def late(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("reader", ["pyav", "decord"])
 def test_the_whole_file_is_sampled_and_resized(late: Path, reader: str) -> None:
-    if reader == "decord":
-        pytest.importorskip("decord")
+    need(reader)
     batch = decode_clip(late, config=config(reader=reader))
     expected = uniform_indices(NUM_FRAMES, 8)
     assert batch.frames.shape == (8, 3, 32, 32) and batch.frames.dtype == np.uint8

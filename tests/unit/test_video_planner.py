@@ -9,6 +9,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.video.frame import VideoFrame
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +17,7 @@ from tests.unit.video_files import GOP, NUM_FRAMES, X264, all_frames, write_vide
 from vlmvid.errors import DecodeError
 from vlmvid.video import open_video
 from vlmvid.video.gop import frame_source
+from vlmvid.video.gop.decoder import GopDecoder
 from vlmvid.video.gop.index_file import load_index, save_index
 from vlmvid.video.gop.packet_index import PacketIndex, read_packet_index
 from vlmvid.video.gop.plan import join_runs, needed_packets, plan_runs, share_runs
@@ -332,3 +334,25 @@ def test_damage_is_found_whatever_the_threads(tmp_path: Path, num_threads: int) 
         with pytest.raises(DecodeError) as caught:
             reader.frames_at(range(NUM_FRAMES))
         assert caught.value.reason_code == "decode_error"
+
+
+def test_a_decoder_that_could_not_reopen_its_file_does_so_at_the_next_request(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "a.mp4")
+    with open_video(path) as reader:
+        expected = reader.frames_at([7]).frames
+    kept: dict[int, VideoFrame] = {}
+
+    def keep(number: int, frame: VideoFrame) -> None:
+        kept[number] = frame
+
+    decoder = GopDecoder(str(path), ReaderOptions(), 1)
+    index = read_packet_index(decoder.container, decoder.stream, str(path))
+    path.rename(tmp_path / "away.mp4")
+    for request in (decoder.reopen, lambda: decoder.stream, lambda: decoder.decode(index, plan_runs(index, [7]), keep)):
+        with pytest.raises(DecodeError, match="does not exist"):
+            request()
+    (tmp_path / "away.mp4").rename(path)
+    assert decoder.decode(index, plan_runs(index, [7]), keep).missing == set()
+    picture = kept[7].to_ndarray(format="rgb24")
+    np.testing.assert_array_equal(picture.transpose(2, 0, 1), expected[0])
+    decoder.close()

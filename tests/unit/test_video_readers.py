@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from tests.readers import need, why_absent
 from tests.unit.video_files import (
     FPS,
     GOP,
@@ -28,10 +30,10 @@ from tests.unit.video_files import (
 )
 from vlmvid.errors import ConfigError, DecodeError
 from vlmvid.video import READERS, open_video
+from vlmvid.video.gop.frame_source import FrameSource
 from vlmvid.video.probing import probe_media
-from vlmvid.video.readers.decord import decord_problem
-from vlmvid.video.readers.torchcodec import torchcodec_problem
 from vlmvid.video.transforms import resize_center_crop
+from vlmvid.video.writer import write_mp4
 
 RNG = np.random.default_rng(7)
 VFR_TICKS = np.cumsum(np.random.default_rng(3).integers(10, 90, NUM_FRAMES)).tolist()
@@ -40,7 +42,6 @@ MPEG4 = {"bf": "2", "g": "12", "qmin": "1", "qmax": "1"}
 VP9 = {"deadline": "realtime", "cpu-used": "8", "g": "12"}
 X265 = "log-level=none:keyint=12:min-keyint=12:scenecut=0:bframes=3"
 ALL, NOT_DECORD, ONLY_PYAV = ("pyav", "decord", "torchcodec"), ("pyav", "torchcodec"), ("pyav",)
-PROBLEMS: dict[str, Callable[[], str | None]] = {"decord": decord_problem, "torchcodec": torchcodec_problem}
 
 
 def plain(path: Path) -> Path:
@@ -134,12 +135,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def reader_cases() -> list[object]:
     return [pytest.param(name, reader, id=f"{name}-{reader}") for name in KINDS for reader in KINDS[name][1]]
-
-
-def need(reader: str) -> None:
-    problem = PROBLEMS[reader]() if reader in PROBLEMS else None
-    if problem is not None:
-        pytest.skip(problem)
 
 
 @pytest.mark.parametrize(("name", "reader"), reader_cases())
@@ -281,7 +276,7 @@ def test_a_truncated_file_gives_what_is_whole_and_says_so(tmp_path: Path, suffix
         with pytest.raises(ConfigError, match=f"num_frames={video.num_frames}"):
             video.frames_at([NUM_FRAMES - 1])
     for reader in ("decord", "torchcodec"):
-        if PROBLEMS[reader]() is None:
+        if why_absent(reader) is None:
             with pytest.raises(DecodeError) as caught:
                 open_video(path, reader)
             assert caught.value.reason_code == "truncated"
@@ -495,6 +490,70 @@ def test_odd_file_names_are_names(folder: Path, tmp_path: Path, monkeypatch: pyt
     Path(name).write_bytes((folder / "b_frames.mp4").read_bytes())
     with open_video(name) as video:
         assert frame_numbers(video.frames_at([9]).frames) == [9]
+
+
+def test_a_name_in_bytes_is_the_name_of_the_file_system(folder: Path, tmp_path: Path) -> None:
+    name = bytes(tmp_path) + b"/caf\xe9.mp4"
+    Path(os.fsdecode(name)).write_bytes((folder / "b_frames.mp4").read_bytes())
+    with open_video(name) as video:
+        assert frame_numbers(video.frames_at([9]).frames) == [9]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_a_picture_is_read_by_its_bytes_whatever_its_name(tmp_path: Path, kind: str) -> None:
+    """Web collections are full of them; FFmpeg alone would take the name's word."""
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+    path = tmp_path / "picture.jpg"
+    Image.fromarray(pixels).save(path, kind, **({"lossless": True, "exact": True} if kind == "WEBP" else {}))
+    with open_video(path) as video:
+        assert video.num_frames == 1
+        np.testing.assert_array_equal(video.frames_at([0]).frames[0], pixels.transpose(2, 0, 1))
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+@pytest.mark.parametrize("reader", ALL)
+def test_a_file_that_is_written_while_it_is_read_is_refused(tmp_path: Path, reader: str, num_threads: int) -> None:
+    need(reader)
+    path = tmp_path / "noise.mp4"
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 3, 128, 128), dtype=np.uint8)
+    write_mp4(path, pixels, fps=FPS)  # too large to lie in FFmpeg's buffers
+    whole = path.read_bytes()
+    for content in (b"x" * len(whole), b"", whole[: len(whole) // 2]):
+        path.write_bytes(whole)
+        with open_video(path, reader, num_threads=num_threads) as video:
+            video.frames_at([0])
+            path.write_bytes(content)
+            for indices in ([20], [1], range(24)):
+                with pytest.raises(DecodeError, match=r"noise\.mp4 was written while it was read") as caught:
+                    video.frames_at(indices)
+                assert caught.value.transient and caught.value.reason_code == "read_error"
+    path.unlink()
+
+
+def test_a_file_that_is_written_within_a_request_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "v.mp4"
+    path.write_bytes((folder / "b_frames.mp4").read_bytes())
+    with open_video(path) as video:
+        decode = FrameSource.decode
+
+        def meanwhile(*arguments: object) -> None:
+            decode(*arguments)  # type: ignore[arg-type]
+            path.write_bytes(b"x")
+
+        monkeypatch.setattr(FrameSource, "decode", meanwhile)
+        with pytest.raises(DecodeError, match="written while it was read"):
+            video.frames_at([0])
+
+
+@pytest.mark.parametrize("reader", ALL)
+def test_a_closed_reader_says_so(folder: Path, reader: str) -> None:
+    need(reader)
+    with open_video(folder / "b_frames.mp4", reader) as video:
+        video.frames_at([0])
+    with pytest.raises(ConfigError, match=r"b_frames\.mp4 is closed; open the video again"):
+        video.frames_at([1])
 
 
 @pytest.mark.parametrize("reader", ALL)

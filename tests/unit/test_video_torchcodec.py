@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import builtins
+import platform
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,17 +16,16 @@ import av
 import numpy as np
 import pytest
 
+from tests.readers import need, why_absent
 from tests.unit.video_files import NUM_FRAMES, frame_numbers, write_prefix, write_video
 from vlmvid.errors import ConfigError, DecodeError
 from vlmvid.video import READERS, open_video
 from vlmvid.video.options import ReaderOptions
 from vlmvid.video.readers.checked import departs
-from vlmvid.video.readers.decord import decord_problem
 from vlmvid.video.readers.reader import AUTO_ORDER
 from vlmvid.video.readers.refusals import CODECS, CONTAINERS, RULES, FileTraits, refusal
-from vlmvid.video.readers.torchcodec import torchcodec_problem
 
-PROBLEMS = {"decord": decord_problem, "torchcodec": torchcodec_problem}
+HAS_DECORD_WHEELS = sys.platform == "win32" or (sys.platform, platform.machine()) == ("linux", "x86_64")
 GOOD = FileTraits(
     container="mov,mp4,m4a,3gp,3g2,mj2",
     codec="h264",
@@ -44,12 +45,6 @@ GOOD = FileTraits(
     num_video_streams=1,
     has_plain_name=True,
 )
-
-
-def need(reader: str) -> None:
-    problem = PROBLEMS[reader]() if reader in PROBLEMS else None
-    if problem is not None:
-        pytest.skip(problem)
 
 
 def without_decoder(path: Path) -> Path:
@@ -255,7 +250,12 @@ def test_a_package_that_does_not_load_is_named_with_the_mend(
     monkeypatch.setattr(builtins, "__import__", failing)
     with pytest.raises(ConfigError, match=f"reader='{reader}'.*reader='pyav'"):
         open_video(path, reader)
-    assert PROBLEMS[reader]() is not None
+    reason = why_absent(reader)
+    assert reason is not None
+    # decord comes with vlmvid where it has wheels; torchcodec is an extra.
+    outcome = pytest.skip.Exception if reader == "torchcodec" or not HAS_DECORD_WHEELS else pytest.fail.Exception
+    with pytest.raises(outcome, match=re.escape(reason)):
+        need(reader)
     with open_video(path) as video:
         assert video.name == "pyav"
 

@@ -11,10 +11,11 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.readers import why_absent
 from tests.zoo.broken import BROKEN
 from tests.zoo.conftest import Zoo
 from tests.zoo.inspecting import Inspector, Job, Report, look
-from tests.zoo.readers import NAMES, why_absent
+from tests.zoo.readers import NAMES
 from tests.zoo.sound import SOUND
 
 PAGE = Path(__file__).parents[2] / "docs" / "decode.md"

@@ -17,10 +17,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.readers import need
 from tests.zoo import damage
 from tests.zoo.inspecting import Inspector, Job, Report
 from tests.zoo.makers import Track, codes, write
-from tests.zoo.readers import need
 from tests.zoo.tracks import AV1, CLOSED, COPY_TIMES, MPEG, MPEG_B, VP8, VP9, free, h264, tick
 
 MOST_BYTES = 2**30

@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.readers import need
 from tests.zoo.broken import BROKEN, Broken
 from tests.zoo.conftest import Zoo
 from tests.zoo.inspecting import Inspector, Job, Report, crash, hang, inspect, look
-from tests.zoo.readers import EXACT, NAMES, case, need
+from tests.zoo.readers import EXACT, NAMES, case
 
 CASES = [case(reader, member.name, member, reader) for member in BROKEN for reader in NAMES]
 OF_OTHER_READERS = {"unsupported", "truncated", "decode_error"}

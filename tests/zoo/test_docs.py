@@ -9,11 +9,12 @@ import pytest
 from pydantic import ValidationError
 
 import vlmvid
+from tests.readers import need
 from tests.zoo.codes import read_all
 from tests.zoo.conftest import Zoo
 from tests.zoo.docs_table import BROKEN_TABLE, COLUMN, PAGE, SOUND_TABLE, broken_kinds, reasons, sound_kinds, written
 from tests.zoo.inspecting import Inspector
-from tests.zoo.readers import NAMES, need
+from tests.zoo.readers import NAMES
 from vlmvid.config.schema import RunOptions, SamplingConfig, SamplingPolicy
 from vlmvid.pipeline.decode import LIMITS
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.readers import need
 from tests.zoo import makers, mp4
 from tests.zoo.codes import Code, read_all
 from tests.zoo.conftest import Zoo
 from tests.zoo.makers import Track
-from tests.zoo.readers import EXACT, NAMES, case, need
+from tests.zoo.readers import EXACT, NAMES, case
 from tests.zoo.sound import SOUND, Sound
 from vlmvid.config.schema import DecodeConfig, SamplingConfig, SamplingPolicy
 from vlmvid.errors import DecodeError

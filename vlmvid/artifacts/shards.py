@@ -1,8 +1,9 @@
 """Per-clip results in content-addressed shards: raw contiguous arrays, memory-mapped on read.
 
-``<folder>/<shard>/`` holds one ``.npy`` per array (first axis = rows) and ``shard.json`` with the
+``<folder>/<shard>/`` holds one ``.npy`` per array (a column; first axis = rows) and ``shard.json`` with the
 clip key of every row, sizes and sha256. The folder is written under a temporary name and renamed,
-so a shard without a valid ``shard.json`` does not exist.
+so a shard without a valid ``shard.json`` does not exist. A shard is never changed: new clips, and new columns
+of old clips, are new shards.
 """
 
 from __future__ import annotations
@@ -10,19 +11,28 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from threading import RLock
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from vlmvid.artifacts.arrays import dtype_name
+from vlmvid.artifacts.columns import StoredColumn
 from vlmvid.artifacts.digests import sha256_file
 from vlmvid.artifacts.files import read_json, staging_folder, write_json
+from vlmvid.artifacts.formats import require_known_format
 from vlmvid.artifacts.keys import hash_json
 from vlmvid.config.base import Config
 from vlmvid.errors import ArtifactError
 
 SHARD_FILE = "shard.json"
+SHARD_FORMAT = 1
+SUFFIX = ".npy"
+OPEN_FILES = 128  # memory maps of numpy that are kept; each holds a file descriptor
 
 
 class FileInfo(Config):
@@ -35,10 +45,22 @@ class FileInfo(Config):
 class ShardManifest(Config):
     """What a shard holds; `keys[i]` is the clip key of row i."""
 
-    format: int = 1
+    format: int = SHARD_FORMAT
     stage: str
     keys: tuple[str, ...]
     files: dict[str, FileInfo]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of its arrays, sorted."""
+        return tuple(sorted(name.removesuffix(SUFFIX) for name in self.files))
+
+
+class ColumnInfo(Config):
+    """Dtype (`vlmvid.artifacts.arrays.dtype_name`) and shape of one row of a column."""
+
+    dtype: str
+    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,68 +72,107 @@ class Row:
 
 
 class ClipStore:
-    """All shards of one stage, shared by every dataset and run of a home."""
+    """All shards of one stage, shared by every dataset and run of a home.
+
+    Whatever reads shards raises ArtifactError for one that a newer version of vlmvid has written.
+    """
 
     def __init__(self, folder: Path, stage: str) -> None:
         self._folder = folder / stage
         self._stage = stage
         self._manifests: dict[str, ShardManifest] = {}
         self._rows: dict[str, Row] = {}
+        self._others: dict[str, list[Row]] = {}  # further rows of keys that lie in several shards
+        self._looking = RLock()  # shards of one process may be written by several threads
+        self._open = lru_cache(maxsize=OPEN_FILES)(self._load)
 
-    def rows(self, keys: Iterable[str]) -> dict[str, Row]:
-        """The rows that exist among `keys`; reads the manifests that are new since the last call."""
-        self.refresh()
-        return {key: self._rows[key] for key in keys if key in self._rows}
+    def rows(self, keys: Iterable[str], columns: Iterable[str] = ()) -> dict[str, Row]:
+        """The rows that exist among `keys`, with all of `columns`; reads the manifests new since the last call."""
+        with self._looking:
+            self.refresh()
+            wanted = set(columns)
+            if not wanted:
+                return {key: self._rows[key] for key in keys if key in self._rows}
+            fitting = {name for name, manifest in self._manifests.items() if wanted <= set(manifest.columns)}
+            found = {}
+            for key in keys:
+                places = (self._rows[key], *self._others.get(key, ())) if key in self._rows else ()
+                place = next((place for place in places if place.shard in fitting), None)
+                if place is not None:
+                    found[key] = place
+            return found
 
     def refresh(self) -> None:
         """Notice shards that other writers added and forget those that are gone."""
-        names = {e.name for e in os.scandir(self._folder) if e.name[0] != "."} if self._folder.is_dir() else set()
-        for name in self._manifests.keys() - names:
-            self._forget(name)
-        for name in sorted(names - self._manifests.keys()):
-            manifest = self._read_manifest(name)
-            if manifest is not None:
-                self._manifests[name] = manifest
-                for row, key in enumerate(manifest.keys):
-                    self._rows.setdefault(key, Row(name, row))
+        with self._looking:
+            names = self._names()
+            self._forget(self._manifests.keys() - names)
+            for name in sorted(names - self._manifests.keys()):
+                manifest = self._read_manifest(name)
+                if manifest is not None:
+                    self._manifests[name] = manifest
+                    self._note_rows(name, manifest)
 
-    def write(self, keys: Sequence[str], arrays: Mapping[str, NDArray[np.generic]]) -> str:
-        """Write one shard whose row i is the result of `keys[i]`; returns its name."""
+    def write(self, keys: Sequence[str], arrays: Mapping[str, NDArray[Any]]) -> str:
+        """Write one shard whose row i is the result of `keys[i]`; returns its name.
+
+        What is there stays as it is: a shard of the same keys that has these columns is left alone, and one that
+        lacks some gets a second shard beside it.
+        """
         for name, array in arrays.items():
             if len(array) != len(keys):
                 raise ArtifactError(f"shard array {name!r} has {len(array)} rows for {len(keys)} keys")
         shard = hash_json(list(keys))
-        final = self._folder / shard
-        if self._read_manifest(shard) is None:
+        manifest = self._read_manifest(shard)
+        if manifest is not None and not arrays.keys() <= set(manifest.columns):
+            shard = hash_json([list(keys), sorted(arrays)])
+            manifest = self._read_manifest(shard)
+        if manifest is None:
             self.discard(shard)
-            with staging_folder(final) as temporary:
+            with staging_folder(self._folder / shard) as temporary:
                 files = {}
                 for name, array in arrays.items():
-                    path = temporary / f"{name}.npy"
+                    path = temporary / f"{name}{SUFFIX}"
                     np.save(path, np.ascontiguousarray(array), allow_pickle=False)
                     files[path.name] = FileInfo(size=path.stat().st_size, sha256=sha256_file(path))
                 manifest = ShardManifest(stage=self._stage, keys=tuple(keys), files=files)
                 write_json(temporary / SHARD_FILE, manifest.model_dump(mode="json"))
+                self._publish(shard, manifest, temporary)
         self.refresh()
         return shard
 
-    def array(self, shard: str, name: str) -> NDArray[np.generic]:
-        """One array of a shard, memory-mapped read-only."""
-        array: NDArray[np.generic] = np.load(self._folder / shard / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        return array
+    def array(self, shard: str, name: str) -> NDArray[Any]:
+        """One array of a shard, memory-mapped read-only.
 
-    def gather(self, name: str, rows: Sequence[Row]) -> NDArray[np.generic]:
-        """The given rows of array `name`, in order, in memory: (len(rows), ...)."""
+        Raises ArtifactError when the shard is gone or damaged, or has no such column (which it has is said).
+        """
+        return self._open(shard, name)
+
+    def columns(self, shards: Iterable[str]) -> dict[str, ColumnInfo]:
+        """The columns that all of these shards have, as the first of them stores them."""
+        names = list(dict.fromkeys(shards))
+        shared = set.intersection(*(set(self._manifest(name).columns) for name in names)) if names else set()
+        arrays = {column: self.array(names[0], column) for column in sorted(shared)}
+        return {
+            column: ColumnInfo(dtype=dtype_name(array.dtype), shape=array.shape[1:]) for column, array in arrays.items()
+        }
+
+    def column(self, name: str, rows: Sequence[Row]) -> StoredColumn:
+        """Array `name` over the given rows, for reading batch after batch; see `StoredColumn`."""
         if not rows:
             raise ArtifactError(f"no rows of {name!r} were asked for; the {self._stage} stage has no result to read")
-        first = self.array(rows[0].shard, name)
-        out = np.empty((len(rows), *first.shape[1:]), dtype=first.dtype)
-        by_shard: dict[str, list[int]] = {}
-        for position, row in enumerate(rows):
-            by_shard.setdefault(row.shard, []).append(position)
-        for shard, positions in by_shard.items():
-            out[positions] = self.array(shard, name)[[rows[p].row for p in positions]]
-        return out
+        number: dict[str, int] = {}
+        shards = np.fromiter((number.setdefault(row.shard, len(number)) for row in rows), np.int64, len(rows))
+        places = np.fromiter((row.row for row in rows), np.int64, len(rows))
+        names = list(number)
+        return StoredColumn(lambda i: self.array(names[i], name), shards, places, name=f"{self._stage} {name!r}")
+
+    def gather(self, name: str, rows: Sequence[Row]) -> NDArray[Any]:
+        """The given rows of array `name`, in order, in memory: (len(rows), ...) as stored.
+
+        `vlmvid.artifacts.arrays.as_float32` makes float32 of it.
+        """
+        return self.column(name, rows).read()
 
     def verify(self) -> list[str]:
         """Re-hash every shard; damaged ones are discarded and named."""
@@ -119,7 +180,7 @@ class ClipStore:
         damaged = [
             shard
             for shard, manifest in self._manifests.items()
-            if any(sha256_file(self._folder / shard / n) != info.sha256 for n, info in manifest.files.items())
+            if any(sha256_file(self._path(shard, n)) != info.sha256 for n, info in manifest.files.items())
         ]
         for shard in damaged:
             self.discard(shard)
@@ -130,17 +191,70 @@ class ClipStore:
         folder = self._folder / shard
         if folder.exists():
             folder.rename(folder.with_name(f".{shard}.{os.urandom(4).hex()}.damaged"))
-        self._forget(shard)
+        self._open.cache_clear()
+        self._forget({shard})
 
-    def _forget(self, shard: str) -> None:
-        self._manifests.pop(shard, None)
-        self._rows = {key: row for key, row in self._rows.items() if row.shard != shard}
+    # What a store that machines share does otherwise: `vlmvid.artifacts.shared_shards`.
+
+    def _names(self) -> set[str]:
+        """The shards that are there now."""
+        return {e.name for e in os.scandir(self._folder) if e.name[0] != "."} if self._folder.is_dir() else set()
+
+    def _is_whole(self, shard: str, manifest: ShardManifest) -> bool:
+        """Whether the files of a shard have their sizes; raises OSError when one is gone."""
+        return all(self._path(shard, n).stat().st_size == info.size for n, info in manifest.files.items())
+
+    def _publish(self, shard: str, manifest: ShardManifest, folder: Path) -> None:
+        """Called with every shard when it is whole in the temporary `folder`; in a local store the rename publishes."""
+
+    def _note_rows(self, shard: str, manifest: ShardManifest) -> None:
+        for number, key in enumerate(manifest.keys):
+            place = Row(shard, number)
+            if self._rows.setdefault(key, place) is not place:
+                self._others.setdefault(key, []).append(place)
+
+    def _forget(self, shards: Iterable[str]) -> None:
+        gone = [shard for shard in shards if self._manifests.pop(shard, None) is not None]
+        if gone:
+            self._open.cache_clear()
+            # From the manifests that are left: a clip may lie in one of them too.
+            self._rows, self._others = {}, {}
+            for shard, manifest in self._manifests.items():
+                self._note_rows(shard, manifest)
+
+    def _path(self, shard: str, file: str) -> Path:
+        return self._folder / shard / file
+
+    def _load(self, shard: str, name: str) -> NDArray[Any]:
+        path = self._path(shard, f"{name}{SUFFIX}")
+        try:
+            array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError:
+            known = ", ".join(self._manifest(shard).columns)
+            raise ArtifactError(f"shard {shard} of {self._stage} has no column {name!r}; it has: {known}") from None
+        except (OSError, ValueError) as error:
+            raise ArtifactError(
+                f"{path} cannot be read: {error}; run again with --verify to compute it anew"
+            ) from error
+        return array
+
+    def _manifest(self, shard: str) -> ShardManifest:
+        manifest = self._manifests.get(shard) or self._read_manifest(shard)
+        if manifest is None:
+            raise ArtifactError(
+                f"shard {shard} of {self._stage} is missing or damaged ({self._folder / shard}); run the stage again"
+            )
+        return manifest
 
     def _read_manifest(self, shard: str) -> ShardManifest | None:
-        folder = self._folder / shard
+        path = self._path(shard, SHARD_FILE)
         try:
-            manifest = ShardManifest.model_validate(read_json(folder / SHARD_FILE))
-            sizes_fit = all((folder / n).stat().st_size == info.size for n, info in manifest.files.items())
-        except (ArtifactError, ValidationError, OSError):
+            value = read_json(path)
+        except ArtifactError:
             return None
-        return manifest if sizes_fit else None
+        require_known_format(value, SHARD_FORMAT, path)
+        try:
+            manifest = ShardManifest.model_validate(value)
+            return manifest if self._is_whole(shard, manifest) else None
+        except (ValidationError, OSError):
+            return None

@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError
 from vlmvid.artifacts.code import combined_digest
 from vlmvid.artifacts.digests import DigestCache, sha256_file
 from vlmvid.artifacts.files import read_json, staging_folder, write_json
+from vlmvid.artifacts.formats import require_known_format
 from vlmvid.artifacts.keys import KeyParts, differences, first_difference
 from vlmvid.artifacts.ledger import EventLog, Ledger
 from vlmvid.artifacts.ref import ArtifactRef, Kind
@@ -24,6 +25,7 @@ from vlmvid.errors import ArtifactError, ConfigError
 
 logger = logging.getLogger(__name__)
 MANIFEST_FILE = "manifest.json"
+MANIFEST_FORMAT = 1
 
 
 class Facts(Config):
@@ -43,7 +45,7 @@ class Facts(Config):
 class Manifest(Facts):
     """The description of a stage's artifact, written last."""
 
-    format: int = 1
+    format: int = MANIFEST_FORMAT
     stage: str
     kind: Kind
     key: str
@@ -54,18 +56,20 @@ class Manifest(Facts):
 
 
 class Store:
-    """Everything below one VLMVID_HOME.
+    """Everything below one VLMVID_HOME; `home` is its folder, `uri` its name for other processes.
 
-    Raises ConfigError when the home is a remote URI or cannot be written, before any work.
+    `vlmvid.artifacts.shared_store` has the one that machines share.
     """
 
     def __init__(self, home: Path, *, verify: bool = False) -> None:
         self.home = home
+        self.uri = str(home)
         self.digests = DigestCache(home / "digests", verify=verify)
         self.events = EventLog(home / "events.jsonl")
         self._verify = verify
         self._hashed: set[Path] = set()
         self._clip_stores: dict[str, ClipStore] = {}
+        self._ledgers: dict[str, Ledger] = {}
 
     def clips(self, stage: str) -> ClipStore:
         """The per-clip shards of a stage."""
@@ -74,8 +78,9 @@ class Store:
         return self._clip_stores[stage]
 
     def refresh(self) -> None:
-        """Look at every shard again: files may have been damaged or removed since they were read."""
+        """Look at every shard and ledger again: files may have been damaged or removed since they were read."""
         self._clip_stores.clear()
+        self._ledgers.clear()
         self._hashed.clear()
         self.digests.forget_verified()
 
@@ -84,25 +89,46 @@ class Store:
         return self.clips(stage).verify() if self._verify else []
 
     def ledger(self, stage: str) -> Ledger:
-        """A new writer on the ledger of a stage."""
-        return Ledger(self.home / "ledger", stage)
+        """The ledger of a stage; it is read once, then only what was added."""
+        return self._ledgers.setdefault(stage, Ledger(self.home / "ledger", stage))
 
     def artifact_folder(self, stage: str, key: str) -> Path:
         """Where the artifact of a stage key lies, whether it exists or not."""
         return self.home / "stages" / stage / key
+
+    def open_artifact(self, stage: str, key: str) -> Path:
+        """The folder of a complete artifact with all its files on this machine."""
+        return self.artifact_folder(stage, key)
+
+    def address(self, path: Path) -> str:
+        """The name of a file or folder of this store for other processes."""
+        return str(path)
+
+    def local_path(self, address: str) -> Path:
+        """The file or folder on this machine that `address` names; a small file is fetched when it is not here."""
+        return Path(address)
+
+    def share(self, path: Path) -> None:
+        """Give a small finished file to all who share the store; in a local one they have it already."""
 
     def work_folder(self, stage: str, key: str) -> Path:
         """Scratch space of an unfinished stage: checkpoints that a rerun resumes from."""
         return self.home / "work" / stage / key
 
     def manifest(self, stage: str, key: str) -> Manifest | None:
-        """The manifest of a complete artifact; None when there is none or a file of it is gone."""
+        """The manifest of a complete artifact; None when there is none or a file of it is gone.
+
+        Raises ArtifactError for one that a newer version of vlmvid has written.
+        """
         folder = self.artifact_folder(stage, key)
         try:
-            manifest = Manifest.model_validate(read_json(folder / MANIFEST_FILE))
-            whole = all((folder / n).stat().st_size == info.size for n, info in manifest.files.items())
-            if whole and self._verify and folder not in self._hashed:
-                whole = all(sha256_file(folder / n) == info.sha256 for n, info in manifest.files.items())
+            value = self._read_manifest(folder)
+        except (ArtifactError, OSError):
+            return None
+        require_known_format(value, MANIFEST_FORMAT, folder / MANIFEST_FILE)
+        try:
+            manifest = Manifest.model_validate(value)
+            whole = self._is_whole(folder, manifest, hashes=self._verify and folder not in self._hashed)
         except (ArtifactError, ValidationError, OSError):
             return None
         if whole:
@@ -114,7 +140,7 @@ class Store:
         manifest = self.manifest(stage, key)
         if manifest is None:
             return None
-        return ArtifactRef(uri=str(self.artifact_folder(stage, key)), kind=manifest.kind, key=key)
+        return ArtifactRef(uri=self.address(self.artifact_folder(stage, key)), kind=manifest.kind, key=key)
 
     def publish(self, parts: KeyParts, kind: Kind, write: Callable[[Path], None], facts: Facts) -> ArtifactRef:
         """Write an artifact: `write` fills a temporary folder, the manifest goes last, then a rename.
@@ -140,8 +166,9 @@ class Store:
                 **facts.model_dump(),
             )
             write_json(temporary / MANIFEST_FILE, manifest.model_dump(mode="json"))
+            self._publish(final, manifest, temporary)
         self.events.emit("stage.published", stage=parts.stage, key=parts.key)
-        return ArtifactRef(uri=str(final), kind=kind, key=parts.key)
+        return ArtifactRef(uri=self.address(final), kind=kind, key=parts.key)
 
     def input_key(self, stage: str, key: str) -> str:
         """The key by which later stages know this artifact: the stage key, and the revision if any."""
@@ -153,8 +180,7 @@ class Store:
 
         The recipe's own earlier results come first, then the fewest differences, then the newest.
         """
-        folder = self.home / "stages" / parts.stage
-        names = [p.name for p in folder.iterdir() if not p.name.startswith(".")] if folder.is_dir() else []
+        names = self._keys(parts.stage)
         found = [m for m in (self.manifest(parts.stage, name) for name in names) if m is not None]
 
         def rank(manifest: Manifest) -> tuple[bool, int, float]:
@@ -199,23 +225,51 @@ class Store:
         """Declare that results of `old`'s code stay valid under the current code of `stage`."""
         path = self.home / "accepted_code" / f"{stage}-{combined_digest(code, packages)}.json"
         write_json(path, {"code": old.code, "packages": old.packages})
+        self.share(path)
 
     def accepted_code(
         self, stage: str, code: dict[str, str], packages: dict[str, str]
     ) -> tuple[dict[str, str], dict[str, str], bool]:
         """The code and packages that enter keys: the accepted old ones, or those given."""
-        path = self.home / "accepted_code" / f"{stage}-{combined_digest(code, packages)}.json"
+        place = self.home / "accepted_code" / f"{stage}-{combined_digest(code, packages)}.json"
+        path = self.local_path(self.address(place))
         if not path.exists():
             return code, packages, False
         value = read_json(path)
         return value["code"], value["packages"], True
 
+    # What a store that machines share does otherwise.
+
+    def _read_manifest(self, folder: Path) -> object:
+        """The JSON of an artifact's manifest; raises ArtifactError when there is none."""
+        return read_json(folder / MANIFEST_FILE)
+
+    def _is_whole(self, folder: Path, manifest: Manifest, *, hashes: bool) -> bool:
+        """Whether the files of an artifact have their sizes, with `hashes` also their sha256."""
+        files = manifest.files.items()
+        if not all((folder / name).stat().st_size == info.size for name, info in files):
+            return False
+        return not hashes or all(sha256_file(folder / name) == info.sha256 for name, info in files)
+
+    def _publish(self, final: Path, manifest: Manifest, folder: Path) -> None:
+        """Called with every artifact when it is whole in the temporary `folder`; locally the rename publishes it."""
+
+    def _keys(self, stage: str) -> list[str]:
+        """The stage keys that have an artifact."""
+        folder = self.home / "stages" / stage
+        return [p.name for p in folder.iterdir() if not p.name.startswith(".")] if folder.is_dir() else []
+
 
 def open_store(home: str | Path, *, verify: bool = False) -> Store:
-    """The store at `home`, made if needed and proved writable."""
+    """The store at `home`, a folder or an fsspec URI, made if needed and proved writable.
+
+    Raises ConfigError when it is not.
+    """
     text = str(home)
     if "://" in text:
-        raise ConfigError(f"VLMVID_HOME={text!r} is a remote URI; this version keeps its store in a local folder")
+        from vlmvid.artifacts.shared_store import open_shared_store
+
+        return open_shared_store(text, verify=verify)
     folder = Path(text).expanduser().absolute()
     probe = folder / f".write-test-{os.getpid()}-{os.urandom(4).hex()}"
     try:

@@ -90,6 +90,17 @@ class CurateConfig(Config):
                 raise ValueError(f"min_{name}={low} is above max_{name}={high}, so no clip passes; swap them")
         return self
 
+    def key_config(self) -> dict[str, Any]:
+        """What decides which clips are kept, as JSON values: options of a rule that is off count as their defaults."""
+        values = self.model_dump(mode="json")
+        for name, is_off in (
+            ("language_odds", not self.languages),
+            ("keep_duplicate", self.duplicate_distance is None),
+        ):
+            if is_off:
+                values[name] = type(self).model_fields[name].default
+        return values
+
 
 class SamplingConfig(Config):
     """Which frames of a clip are taken; `vlmvid.video.sampling.sample_indices` says how each policy chooses.
@@ -267,6 +278,11 @@ class Recipe(Config):
         for stage in ("evaluate", "register_"):
             if getattr(self, stage) is not None and self.align is None:
                 raise ValueError(f"the recipe has a {stage.rstrip('_')!r} section but no 'align' section to feed it")
+        if self.align is not None and self.align.pooling.reads == "tokens" and not self.encode.keep_tokens:
+            raise ValueError(
+                f"align.pooling.kind={self.align.pooling.kind!r} reads patch tokens, which this recipe does not store; "
+                "set encode.keep_tokens: true, or choose a pooling over frames"
+            )
         return self
 
     def stages(self) -> tuple[StageName, ...]:

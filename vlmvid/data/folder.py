@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from pydantic import Field
 from vlmvid.config.base import Config
 from vlmvid.data.base import Dataset, Defect
 from vlmvid.data.files import VIDEO_SUFFIXES, check_name, find_root, list_videos, read_text, split_of
-from vlmvid.errors import ConfigError, DecodeError
+from vlmvid.errors import ConfigError, DatasetError, DecodeError
 from vlmvid.types import Clip
 from vlmvid.video.paths import check_file, printable
 
@@ -57,13 +57,9 @@ class FolderDataset(Dataset):
 
     def source_files(self) -> dict[str, Path]:
         """The videos and their caption files, and the folders that cannot be listed."""
-        files = {self._name(path): path for path in self._unlisted}
-        for path in self._videos:
-            files[self._name(path)] = path
-            sidecar = path.with_suffix(".txt")
-            if sidecar.is_file():
-                files[self._name(sidecar)] = sidecar
-        return files
+        sidecars = [sidecar for path in self._videos if (sidecar := path.with_suffix(".txt")).is_file()]
+        # Two videos that differ in their suffix share one.
+        return self._by_name([*self._unlisted, *self._videos, *dict.fromkeys(sidecars)])
 
     def clips(self, folder: Path) -> tuple[list[Clip], list[Defect]]:
         """One clip per video or window; a defect for each video without the captions or the length it needs,
@@ -103,6 +99,18 @@ class FolderDataset(Dataset):
     def _name(self, path: Path) -> str:
         return printable(path.relative_to(self._root).as_posix())
 
+    def _by_name(self, paths: Iterable[Path]) -> dict[str, Path]:
+        """The paths by name; DatasetError for two files of one name, because a name is a video_id."""
+        found: dict[str, Path] = {}
+        for path in paths:
+            other = found.setdefault(self._name(path), path)
+            if other != path:
+                raise DatasetError(
+                    f"duplicate video_id {self._name(path)!r}: the files {os.fsencode(other)!r} and "
+                    f"{os.fsencode(path)!r}; bytes that are no UTF-8 are written like this, so rename one of them"
+                )
+        return found
+
     def _defect(self, path: Path, error: DecodeError) -> Defect:
         return Defect(self._name(path), printable(path), error.reason_code, str(error))
 
@@ -124,6 +132,7 @@ class FolderDataset(Dataset):
             raise ConfigError(
                 f"folder {self._root} holds no video (looked for {', '.join(VIDEO_SUFFIXES)}); check data.options.root"
             )
+        self._by_name([*gaps, *videos])
         return sorted(videos), gaps
 
     def _path(self, name: bytes) -> Path:

@@ -1,4 +1,4 @@
-"""The trained part of a dual encoder: temporal module, two projection heads, scale and bias."""
+"""The trained part of a dual encoder: pooling, two projection heads, scale and bias."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from vlmvid.config.schema import AlignConfig
 from vlmvid.errors import CheckpointError
 from vlmvid.models.heads import build_head
 from vlmvid.models.module_files import FORMAT_VERSION, load_module, read_description, save_module, write_json
+from vlmvid.models.pooling import POOLINGS, build_pooling, check_reads, frame_mean
 from vlmvid.models.runtime import resolve_device, seeded
-from vlmvid.models.temporal import build_temporal
 
-# B clips or texts, T frames, D feature channels, P projection_dim
+# B clips or texts, T frames, N patches, M tokens after pooling, D feature channels, P projection_dim
 MAX_LOG_LOGIT_SCALE = math.log(100.0)
+_DIMENSIONS = {"frames": 3, "tokens": 4}
 
 
 class AlignmentModel(nn.Module):
     """Frozen features of clips and texts to one shared space.
 
-    The weights are drawn from `config.seed` alone; the global generators stay untouched.
+    A pooling that gives several tokens is followed by their mean. The weights are drawn from
+    `config.seed` alone; the global generators stay untouched.
 
     Args:
-        video_dim: D of one frame's feature.
+        video_dim: D of one frame's feature, or of one patch token.
         text_dim: D of one text's feature.
         num_frames: T, frames per clip.
-        config: heads, temporal module, initial scale and bias.
+        config: pooling, heads, initial scale and bias.
 
     Attributes:
         log_logit_scale: scalar parameter; ``exp`` of it multiplies the cosine, at most 100.
@@ -43,7 +45,7 @@ class AlignmentModel(nn.Module):
         self.num_frames = num_frames
         self.config = config
         with seeded(config.seed):
-            self.temporal = build_temporal(config.pooling, video_dim, num_frames, config.dropout)
+            self.pooling = build_pooling(config.pooling, video_dim, num_frames, config.dropout)
             self.video_head = build_head(config.video_head, video_dim, config.projection_dim, config.dropout)
             self.text_head = build_head(config.text_head, text_dim, config.projection_dim, config.dropout)
         self.log_logit_scale = nn.Parameter(torch.tensor(math.log(config.logit_scale_init)))
@@ -61,15 +63,23 @@ class AlignmentModel(nn.Module):
         self.log_logit_scale.clamp_(0.0, MAX_LOG_LOGIT_SCALE)
 
     def embed_video(self, features: Tensor) -> Tensor:
-        """Frame features (B, T, video_dim) to float32 embeddings (B, P), L2-normalised.
+        """Video features to float32 embeddings (B, P), L2-normalised.
 
-        Raises ValueError for another shape.
+        Features are (B, T, video_dim), or patch tokens (B, T, N, video_dim) without prefix tokens where
+        the pooling reads tokens. Raises ConfigError when the pooling reads the other kind, ValueError for
+        another shape.
         """
-        if features.ndim != 3 or features.shape[1:] != (self.num_frames, self.video_dim):
+        spec = POOLINGS.get(self.config.pooling.kind)
+        check_reads(self.config.pooling, features.ndim)
+        sizes = (features.shape[1], features.shape[-1]) if features.ndim == _DIMENSIONS[spec.reads] else None
+        if sizes != (self.num_frames, self.video_dim):
+            patches = "N, " if spec.reads == "tokens" else ""
             raise ValueError(
-                f"video features must be (B, T={self.num_frames}, D={self.video_dim}); got {tuple(features.shape)}"
+                f"video features must be (B, T={self.num_frames}, {patches}D={self.video_dim}); "
+                f"got {tuple(features.shape)}"
             )
-        return F.normalize(self.video_head(self.temporal(features.float())), dim=-1)
+        pooled = self.pooling(features.float())
+        return F.normalize(self.video_head(frame_mean(pooled) if spec.gives == "tokens" else pooled), dim=-1)
 
     def embed_text(self, features: Tensor) -> Tensor:
         """Text features (B, text_dim) to float32 embeddings (B, P), L2-normalised.

@@ -1,29 +1,52 @@
-"""Clips to per-frame features with a frozen image backbone."""
+"""Clips to per-frame features, and tokens where they are kept, with a frozen backbone."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
-from einops import rearrange
+import torch
 from numpy.typing import NDArray
 
+from vlmvid.config.encoders import FrameFeature
 from vlmvid.models.backbones.base import FrozenBackbone
 
 
-def encode_clips(backbone: FrozenBackbone, frames: NDArray[np.generic], *, dtype: str = "float32") -> NDArray[Any]:
-    """Features of every frame of every clip.
+def encode_clips(
+    backbone: FrozenBackbone,
+    frames: NDArray[np.generic],
+    *,
+    features: Sequence[FrameFeature] = (),
+    keep_tokens: bool = False,
+) -> dict[str, NDArray[np.float32]]:
+    """Features of every time step of every clip, from one forward pass.
 
     Time is kept, because every pooling can then be tried without encoding again.
 
     Args:
-        backbone: the frozen image backbone.
+        backbone: the frozen backbone.
         frames: uint8 (N, T, 3, H, W), RGB.
-        dtype: ``"float32"`` or ``"float16"`` of the result.
+        features: names of features; none = the backbone's own setting.
+        keep_tokens: whether the tokens are returned too.
 
     Returns:
-        (N, T, D) in `dtype`, D = ``backbone.feature_dim``.
+        float32 (N, S, F) under each feature's name and, if asked, (N, S, P, D) under ``"tokens"``; S time steps,
+        P tokens of D channels, prefix tokens first.
+
+    Raises:
+        ValueError, ConfigError: see `FrozenBackbone.encode_clips`.
     """
-    flat = rearrange(np.asarray(frames, dtype=np.uint8), "n t c h w -> (n t) c h w")
-    features = backbone.encode_frames(flat)
-    return rearrange(features, "(n t) d -> n t d", n=len(frames)).astype(dtype)
+    return backbone.encode_clips(cast("NDArray[np.uint8]", frames), features, keep_tokens)
+
+
+def features_of_tokens(
+    backbone: FrozenBackbone, tokens: NDArray[np.float32], features: Sequence[FrameFeature]
+) -> dict[str, NDArray[np.float32]]:
+    """Features (N, S, F) float32 under each name, from tokens (N, S, P, D) float32 that were kept.
+
+    Raises ConfigError for a feature that the backbone does not have.
+    """
+    with torch.inference_mode():
+        held = torch.from_numpy(np.require(tokens, requirements=["C", "W"])).to(backbone.device)
+        return {name: np.asarray(backbone.features(held, name).cpu().numpy()) for name in features}

@@ -13,13 +13,20 @@ from typing import TYPE_CHECKING
 from vlmvid.config.encoders import VisionConfig
 from vlmvid.errors import ConfigError
 from vlmvid.models import sources
+from vlmvid.models.digests import check_digest
 from vlmvid.models.sources import NamedFiles
+from vlmvid.models.video.folder import video_files
 from vlmvid.registry import Registry
 
 if TYPE_CHECKING:
     from vlmvid.models.backbones.base import FrozenBackbone
 
-_PREPROCESSING_FILES = ("config.json", "preprocessor_config.json", "processor_config.json")
+_PREPROCESSING_FILES = (
+    "config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "video_preprocessor_config.json",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +75,12 @@ def vision_files(config: VisionConfig) -> NamedFiles:
     return family.files(config, name)
 
 
+def check_vision_digest(config: VisionConfig) -> None:
+    """Raise CheckpointError when `config.sha256` is set and the files are others; see `digests`."""
+    if config.sha256 is not None:
+        check_digest(config.backbone, config.sha256, vision_files(config))
+
+
 def _load_efficientnet_lite0(config: VisionConfig, name: str) -> FrozenBackbone:
     from vlmvid.models.backbones.efficientnet_lite import load_efficientnet_lite0
 
@@ -88,6 +101,10 @@ def _load_timm(config: VisionConfig, name: str) -> FrozenBackbone:
 
 
 def _timm_files(config: VisionConfig, name: str) -> NamedFiles:
+    local = sources.local_timm_folder(name)
+    if local is not None:
+        weights = sources.weight_files(local) if config.pretrained else []
+        return [("config.json", local / "config.json"), *((path.name, path) for path in weights)]
     if not config.pretrained:
         return [(f"timm:{name}", None)]
     tagged, folder = sources.timm_folder(name)
@@ -101,9 +118,21 @@ def _load_hf(config: VisionConfig, name: str) -> FrozenBackbone:
 
 
 def _hf_files(config: VisionConfig, name: str) -> NamedFiles:
-    folder = sources.model_folder(name)
+    folder = sources.model_folder_or_type(name, pretrained=config.pretrained)
+    if folder is None:
+        return [(f"hf:{name}", None)]
     named: NamedFiles = [(path.name, path) for path in sources.weight_files(folder)] if config.pretrained else []
     return named + [(name, folder / name) for name in _PREPROCESSING_FILES if (folder / name).is_file()]
+
+
+def _load_video(config: VisionConfig, name: str) -> FrozenBackbone:
+    from vlmvid.models.backbones.video_backbone import load_video
+
+    return load_video(config, name)
+
+
+def _video_files(config: VisionConfig, name: str) -> NamedFiles:
+    return [(path.name, path) for path in video_files(name, pretrained=config.pretrained)]
 
 
 VISION_BACKBONES: Registry[BackboneFamily] = Registry("vision backbone family (FAMILY or FAMILY:NAME)")
@@ -121,4 +150,7 @@ VISION_BACKBONES.register(
 )
 VISION_BACKBONES.register(
     "hf", BackboneFamily(_load_hf, _hf_files, module="vlmvid.models.backbones.hf_backbone", takes_name=True)
+)
+VISION_BACKBONES.register(
+    "video", BackboneFamily(_load_video, _video_files, module="vlmvid.models.backbones.video_backbone", takes_name=True)
 )

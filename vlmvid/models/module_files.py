@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from vlmvid.errors import CheckpointError
 
@@ -20,6 +22,32 @@ def save_module(module: nn.Module, path: Path) -> None:
     # A copy per tensor: safetensors refuses views of one storage.
     state = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in module.state_dict().items()}
     save_file(state, path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, or of a pickle that torch reads with ``weights_only=True``.
+
+    Raises CheckpointError for a file that cannot be read so.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+        raise unreadable(path, error) from error
+    if not isinstance(stored, dict) or not all(isinstance(value, Tensor) for value in stored.values()):
+        raise CheckpointError(f"{path} holds more than named tensors; expected a state dict")
+    return stored
+
+
+def unreadable(path: Path, error: BaseException) -> CheckpointError:
+    """The error for weights that cannot be read; torch's advice to trust a pickle is not passed on."""
+    if isinstance(error, pickle.UnpicklingError) or isinstance(error.__cause__, pickle.UnpicklingError):
+        return CheckpointError(
+            f"{path} cannot be read: the pickle is damaged or holds more than tensors, and what else it holds could "
+            "run code; get the weights as safetensors"
+        )
+    return CheckpointError(f"{path} cannot be read: {error}")
 
 
 def load_module(module: nn.Module, path: Path) -> None:

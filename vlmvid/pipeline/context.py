@@ -25,10 +25,11 @@ class RunContext:
 
     def __init__(self, request: RunRequest) -> None:
         self.request = request
-        self.recipe: Recipe = load_recipe(request.recipe)
         self.store: Store = open_store(request.home, verify=request.verify)
+        self.recipe: Recipe = load_recipe(self.store.local_path(request.recipe))
         self.progress = StageProgress()
         self.is_running = False
+        self.joined = ""  # the run of another process that this one helps with
         self.stage_runs: dict[str, StageRun] = {}
         self._sources: Sources | None = None
         self._keys: StageKeys | None = None
@@ -76,10 +77,12 @@ class RunContext:
         manifest = self.store.manifest(stage, parts.key)
         if manifest is None:
             return self._why_not_cached(stage)
-        if stage == "ingest":
-            return self.sources.why_stale(self.store.artifact_folder(stage, parts.key))
-        if stage in ("curate", "decode", "encode"):
-            return self._why_index_stale(stage, self.store.artifact_folder(stage, parts.key))
+        if stage in ("ingest", "curate", "decode", "encode"):
+            try:
+                folder = self.store.open_artifact(stage, parts.key)
+            except ArtifactError as error:  # a shared store looks at the files only when it fetches them
+                return f"its stored result is damaged: {error}"
+            return self.sources.why_stale(folder) if stage == "ingest" else self._why_index_stale(stage, folder)
         if stage == "register" and not manifest.counts["registered"]:
             return "the model registry did not take the model the last time"
         return None
@@ -91,14 +94,14 @@ class RunContext:
         if ref is None:
             why = self._why_not_cached(stage)
             raise ArtifactError(
-                f"the result of stage {stage!r} (key {parts.key}) is not in {self.store.home}: {why}; "
+                f"the result of stage {stage!r} (key {parts.key}) is not in {self.store.uri}: {why}; "
                 f"run `vlmvid {stage}` with the same recipe first, or `vlmvid run` for the whole pipeline"
             )
         return ref
 
     def folder(self, stage: StageName) -> Path:
         """The folder of a finished stage."""
-        return Path(self.require(stage).uri)
+        return self.store.open_artifact(stage, self.require(stage).key)
 
     def publish(
         self,
@@ -130,7 +133,7 @@ class RunContext:
             name = f"{self.recipe.name}/{self.recipe.data.name}"
             source: StageName = "ingest" if stage == "ingest" else self.keys.rows_stage
             key = self.keys.key(source)
-            run.log_dataset(name, key, str(self.store.artifact_folder(source, key)), num_rows, purpose)
+            run.log_dataset(name, key, self.store.address(self.store.artifact_folder(source, key)), num_rows, purpose)
 
     def _why_not_cached(self, stage: StageName) -> str:
         """The first thing that differs from the closest earlier result; for ingest, which file."""
@@ -138,7 +141,7 @@ class RunContext:
         reason = self.store.why_not_cached(parts, self.recipe.name)
         old = self.store.previous(parts, self.recipe.name)
         if stage == "ingest" and old is not None and reason.startswith("input sources"):
-            return self.sources.first_changed(self.store.artifact_folder(stage, old.key)) or reason
+            return self.sources.first_changed(self.store.open_artifact(stage, old.key)) or reason
         return reason
 
     @property
@@ -190,7 +193,7 @@ class RunContext:
         if not self.recipe.decode.keep_frames:
             return len(self.store.clips("decode").rows(row.key for row in failed.values()))
         ref = self.store.ref("decode", self.keys.key("decode"))
-        decoded = read_index(Path(ref.uri)) if ref is not None else []
+        decoded = read_index(self.store.open_artifact("decode", ref.key)) if ref is not None else []
         return sum(row != failed[row.video_id] for row in decoded if row.video_id in failed)
 
 

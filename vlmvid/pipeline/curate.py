@@ -203,30 +203,17 @@ def _measured(context: RunContext, rows: Sequence[SourceRow]) -> Generator[ClipM
 
 def _record_failures(context: RunContext, all_rows: Sequence[SourceRow], bad: dict[str, DecodeError]) -> None:
     """A ledger row for every clip whose content could not be measured, under each of its names."""
-    ledger = context.store.ledger(STAGE)
-    attempts = {key: row.attempts for key, row in ledger.rows().items() if row.status.startswith("failed")}
-    rows = []
-    for row in all_rows:
-        error = bad.get(_measure_key(context, row))
-        if error is None:
-            continue
-        key = _ledger_key(row.clip.video_id, _measure_key(context, row))
-        rows.append(
-            LedgerRow(
-                key=key,
-                video_id=row.clip.video_id,
-                stage=STAGE,
-                status="failed_transient" if error.transient else "failed_permanent",
-                reason_code=error.reason_code,
-                message=str(error),
-                attempts=attempts.get(key, 0) + 1,
-            )
-        )
-    ledger.record(rows)
+    keys = [(row.clip.video_id, _measure_key(context, row)) for row in all_rows]
+    context.store.ledger(STAGE).record_failures(
+        [(_ledger_key(video_id, key), video_id, bad[key]) for video_id, key in keys if key in bad]
+    )
 
 
 def _record_decisions(context: RunContext, judged: Sequence[_Judged]) -> None:
-    context.store.ledger(STAGE).record(
+    """A ledger row for every clip of which the ledger says something else: most stay when a limit changes."""
+    ledger = context.store.ledger(STAGE)
+    known = ledger.rows()
+    rows = [
         LedgerRow(
             key=_ledger_key(clip.row.clip.video_id, clip.key),
             video_id=clip.row.clip.video_id,
@@ -238,7 +225,12 @@ def _record_decisions(context: RunContext, judged: Sequence[_Judged]) -> None:
         )
         for clip in judged
         if clip.verdict is not None
-    )
+    ]
+    ledger.record(row for row in rows if row.key not in known or not _says_the_same(row, known[row.key]))
+
+
+def _says_the_same(row: LedgerRow, known: LedgerRow) -> bool:
+    return row == known.model_copy(update={"time_seconds": row.time_seconds, "attempts": row.attempts})
 
 
 def _require_some(judged: Sequence[_Judged], config: CurateConfig) -> None:

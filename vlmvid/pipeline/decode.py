@@ -55,17 +55,22 @@ def run_shard(request: RunRequest, job: ShardJob) -> ShardReport:
     context = open_context(request)
     by_id = {row.clip.video_id: row for row in read_rows(context)}
     rows = [by_id[video_id] for video_id in job.video_ids]
-    good: list[tuple[SourceRow, FrameBatch]] = []
+    good: list[SourceRow] = []
     bad: list[tuple[SourceRow, DecodeError]] = []
+    arrays: dict[str, NDArray[np.generic]] = {}
     with closing(decode_rows(context, rows)) as outcomes:
         for row, outcome in zip(rows, outcomes, strict=True):
             if isinstance(outcome, FrameBatch):
-                good.append((row, outcome))
+                _put(arrays, len(rows), len(good), outcome)
+                good.append(row)
             else:
                 bad.append((row, outcome))
             context.progress.advance(STAGE)
-    shard = _write(context, good)
-    record_outcomes(context, [row for row, _ in good], bad, shard=shard)
+    shard = ""
+    if good:
+        keys = [clip_key(context, row) for row in good]
+        shard = context.store.clips(STAGE).write(keys, {name: array[: len(good)] for name, array in arrays.items()})
+    record_outcomes(context, good, bad, shard=shard)
     context.store.events.emit("shard.written", stage=STAGE, shard=job.index, ok=len(good), failed=len(bad))
     return ShardReport(ok=len(good), failed=len(bad))
 
@@ -158,26 +163,11 @@ def record_outcomes(
 ) -> None:
     """Write the ledger of decoding; `shard` names where the frames are kept, if they are."""
     ledger = context.store.ledger(STAGE)
-    # Read only when a clip failed: the ledger holds every clip.
-    attempts = {key: row.attempts for key, row in ledger.rows().items()} if bad else {}
-    rows = [
+    ledger.record(
         LedgerRow(key=clip_key(context, row), video_id=row.clip.video_id, stage=STAGE, status="ok", shard=shard)
         for row in good
-    ]
-    for row, error in bad:
-        key = clip_key(context, row)
-        rows.append(
-            LedgerRow(
-                key=key,
-                video_id=row.clip.video_id,
-                stage=STAGE,
-                status="failed_transient" if error.transient else "failed_permanent",
-                reason_code=error.reason_code,
-                message=str(error),
-                attempts=attempts.get(key, 0) + 1,
-            )
-        )
-    ledger.record(rows)
+    )
+    ledger.record_failures([(clip_key(context, row), row.clip.video_id, error) for row, error in bad])
 
 
 def warn_of_failures(index: Iterable[IndexRow]) -> None:
@@ -233,11 +223,9 @@ def _with_advice(error: DecodeError, options: RunOptions) -> DecodeError:
     return DecodeError(words, reason_code=error.reason_code, transient=error.transient)
 
 
-def _write(context: RunContext, good: Sequence[tuple[SourceRow, FrameBatch]]) -> str:
-    if not good:
-        return ""
-    arrays: dict[str, NDArray[np.generic]] = {
-        "frames": np.stack([batch.frames for _, batch in good]),
-        "pts_seconds": np.stack([batch.pts_seconds for _, batch in good]),
-    }
-    return context.store.clips(STAGE).write([clip_key(context, row) for row, _ in good], arrays)
+def _put(arrays: dict[str, NDArray[np.generic]], num_rows: int, number: int, batch: FrameBatch) -> None:
+    """Copy a clip to row `number` of the shard's arrays, so that a shard's frames are in memory once."""
+    for name, values in (("frames", batch.frames), ("pts_seconds", batch.pts_seconds)):
+        if name not in arrays:
+            arrays[name] = np.empty((num_rows, *values.shape), values.dtype)
+        arrays[name][number] = values

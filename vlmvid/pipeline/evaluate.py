@@ -46,7 +46,7 @@ def compute(request: RunRequest) -> ArtifactRef:
         lambda folder: _write(context, results, folder),
         counts={"clips": len(clips), "tasks": len(results)},
     )
-    _track(context, results, Path(ref.uri))
+    _track(context, results, context.store.open_artifact(STAGE, ref.key))
     return ref
 
 

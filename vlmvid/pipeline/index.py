@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,10 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vlmvid.artifacts import LedgerRow, Row
-from vlmvid.errors import StageError
+from vlmvid.artifacts.files import canonical_json
+from vlmvid.artifacts.shards import ColumnInfo
+from vlmvid.errors import ArtifactError, StageError
+from vlmvid.registry import nearest
 from vlmvid.types import Record
 
 INDEX_FILE = "index.parquet"
+COLUMNS_METADATA = "vlmvid.columns"
+NUM_COMPARED = 10_000  # ids among which a misspelt one is looked for
 NUM_EXAMPLES = 3
 
 
@@ -35,10 +41,54 @@ class IndexRow(Record):
         return Row(self.shard, self.row)
 
 
-def write_index(rows: Sequence[IndexRow], folder: Path) -> None:
-    """Write `index.parquet`, rows in manifest order."""
+def write_index(rows: Sequence[IndexRow], folder: Path, columns: Mapping[str, ColumnInfo] | None = None) -> None:
+    """Write `index.parquet`, rows in manifest order.
+
+    `columns` (`ClipStore.columns`) says which arrays the shards hold; it goes into the table's own metadata, so
+    that the file alone tells a reader where a clip's features lie: ``<shard>/<column>.npy``, row `row`.
+    """
     table = pa.Table.from_pylist([row.model_dump() for row in rows], schema=_SCHEMA)
+    if columns:
+        values = {name: info.model_dump(mode="json") for name, info in columns.items()}
+        table = table.replace_schema_metadata({COLUMNS_METADATA: canonical_json(values)})
     pq.write_table(table, folder / INDEX_FILE, compression="zstd")
+
+
+def read_columns(folder: Path) -> dict[str, ColumnInfo]:
+    """The arrays of the shards that an index leads to, by name; empty when it does not say."""
+    found = (pq.read_schema(folder / INDEX_FILE).metadata or {}).get(COLUMNS_METADATA.encode(), b"{}")
+    return {name: ColumnInfo.model_validate(info) for name, info in json.loads(found).items()}
+
+
+def locate(folder: Path, video_ids: Sequence[str] | None = None) -> dict[str, Row]:
+    """Where the results of these clips lie, in this order; None = all that have one, in manifest order.
+
+    Reads only the table's columns that are needed, and makes no object per row. Raises ArtifactError for an id
+    that the index lacks, or that has no result (why is said).
+    """
+    table = pq.read_table(folder / INDEX_FILE, columns=["video_id", "status", "message", "shard", "row"])
+    ids = table["video_id"].to_pylist()
+    ok = [status == "ok" for status in table["status"].to_pylist()]
+    if video_ids is None:
+        numbers = [number for number, is_ok in enumerate(ok) if is_ok]
+    else:
+        number_of = {video_id: number for number, video_id in enumerate(ids)}
+        unknown = [video_id for video_id in video_ids if video_id not in number_of]
+        if unknown:
+            raise ArtifactError(
+                f"{len(unknown)} of {len(video_ids)} ids are not in {folder / INDEX_FILE}, the first is {unknown[0]!r}"
+                f"{nearest(unknown[0], ids[:NUM_COMPARED])}"
+            )
+        numbers = [number_of[video_id] for video_id in video_ids]
+        missing = [number for number in numbers if not ok[number]]
+        if missing:
+            why = table["message"][missing[0]].as_py()
+            raise ArtifactError(
+                f"{len(missing)} of {len(video_ids)} clips have no result, e.g. {ids[missing[0]]!r}: {why}"
+            )
+    taken = table.select(["shard", "row"]).take(pa.array(numbers, pa.int64())).combine_chunks()
+    rows = zip(taken["shard"].to_pylist(), taken["row"].to_pylist(), strict=True)
+    return {ids[number]: Row(shard, row) for number, (shard, row) in zip(numbers, rows, strict=True)}
 
 
 def read_index(folder: Path) -> list[IndexRow]:

@@ -37,11 +37,13 @@ STAGE_PACKAGES: dict[str, tuple[str, ...]] = {
     "decode": ("av", "decord", "numpy", "PIL", "torchcodec"),
     "encode": ("timm", "torch", "transformers"),
     "text": ("tokenizers", "torch", "transformers"),
-    "align": ("numpy", "torch"),
-    "evaluate": ("numpy", "torch"),
+    "align": ("numpy", "timm", "torch"),
+    "evaluate": ("numpy", "timm", "torch"),
     "register": (),
-    "search": ("numpy", "torch"),
+    "search": ("numpy", "timm", "torch"),
 }
+# What of the vision config decides the features, but not the tokens.
+_OF_FEATURES = ("feature", "grid_size", "also", "from_tokens")
 OPTIONAL_READERS = {"decord", "torchcodec"}
 # The results of encode and curate are decided by several pieces of code; these mark the others than the stage's own
 # among its code and packages.
@@ -141,6 +143,11 @@ class StageKeys:
         """The clip key of the encode stage."""
         return hash_json([decode_key, self._vision_config, self.vision_digest, self.code_digest("encode")])
 
+    def tokens_key(self, decode_key: str) -> str:
+        """The clip key of kept tokens: the same whatever features are made of them."""
+        config = {name: value for name, value in self._vision_config.items() if name not in _OF_FEATURES}
+        return hash_json(["tokens", decode_key, config, self.vision_digest, self.code_digest("encode")])
+
     def text_key(self, text: str) -> str:
         """The key of one text's features."""
         return hash_json([text, self._text_config, self.text_digest, self.code_digest("text")])
@@ -173,12 +180,19 @@ class StageKeys:
 
     @cached_property
     def _vision_config(self) -> dict[str, Any]:
-        config = self._recipe.encode.vision.model_dump(mode="json")
-        return {**config, "backbone": _without_folder(config["backbone"]), "dtype": self._recipe.encode.dtype}
+        config = self._recipe.encode.vision.key_config()
+        encode = self._recipe.encode
+        return {
+            **config,
+            "backbone": _without_folder(config["backbone"]),
+            "dtype": encode.dtype,
+            "also": sorted(encode.also),
+            "from_tokens": encode.keep_tokens,  # then features are made of rounded tokens
+        }
 
     @cached_property
     def _text_config(self) -> dict[str, Any]:
-        config = self._recipe.encode.text.model_dump(mode="json")
+        config = self._recipe.encode.text.key_config()
         return {**config, "encoder": _without_folder(config["encoder"])}
 
     def _resolved_code(self, stage: str) -> tuple[dict[str, str], dict[str, str], bool]:
@@ -199,7 +213,8 @@ class StageKeys:
         return KeyParts(stage="ingest", code=code, packages=packages, **parts)
 
     def _curate(self) -> KeyParts:
-        return self._make("curate", ("ingest",), {"curate": _dump(self._recipe.curate)})
+        assert self._recipe.curate is not None  # the stage exists only with its section
+        return self._make("curate", ("ingest",), {"curate": self._recipe.curate.key_config()})
 
     def _decode(self) -> KeyParts:
         return self._make("decode", (self.rows_stage,), {"decode": self._decode_config})

@@ -48,7 +48,7 @@ def confirm(request: RunRequest, ref: ArtifactRef) -> ArtifactRef:
     Another recipe may have moved the alias, and a registry can be lost: then it is done again.
     """
     context = open_context(request)
-    known = read_registered(Path(ref.uri))
+    known = read_registered(context.store.open_artifact(STAGE, ref.key))
     folder = Path(str(known["model_folder"]))
     if not (folder / "model.json").is_file() or (request.verify and not _is_whole(folder)):
         return compute(request)

@@ -6,18 +6,21 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from vlmvid.artifacts import hash_json, open_store
+from vlmvid.artifacts import Store, hash_json, open_store
 from vlmvid.artifacts.files import write_json
 from vlmvid.config import Config, Recipe, load_recipe
+from vlmvid.config.schema import TrackingConfig
+from vlmvid.errors import ConfigError
 
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 DEFAULT_HOME = ".vlmvid"
 
 
 class RunRequest(Config):
     """One run of one recipe.
 
-    `recipe` is the path of the resolved recipe inside the home, so that every task of a run
-    reads the same one, whatever happens to the YAML meanwhile. `home` is absolute.
+    `recipe` is the path, or URI, of the resolved recipe inside the home, so that every task of a run
+    reads the same one, whatever happens to the YAML meanwhile. `home` is an absolute path or a URI.
     """
 
     recipe: str
@@ -57,15 +60,30 @@ def make_request(
 ) -> RunRequest:
     """Validate the recipe, make the home absolute, and keep the resolved recipe in it.
 
-    Raises ConfigError when the recipe is wrong or the home is not writable.
+    `recipe` is a file, or the address that an earlier request gave to one. Raises ConfigError when the recipe is
+    wrong, the home is not writable, or the home is shared and nothing says where MLflow's is.
     """
-    resolved = load_recipe(recipe, overrides)
-    store = open_store(home or os.environ.get("VLMVID_HOME") or DEFAULT_HOME)
+    place = str(home or os.environ.get("VLMVID_HOME") or DEFAULT_HOME)
+    store = open_store(place) if "://" in str(recipe) else None
+    resolved = load_recipe(recipe if store is None else store.local_path(str(recipe)), overrides)
+    store = store or open_store(place)
+    _check_tracking(resolved.tracking, store)
     data = recipe_json(resolved)
     path = store.home / "recipes" / f"{resolved.name}-{hash_json(data)[:12]}.yaml"
     if not path.exists():
         write_json(path, data)  # JSON is YAML
-    return RunRequest(recipe=str(path), home=str(store.home), retry_failed=retry_failed, verify=verify)
+    store.share(path)
+    return RunRequest(recipe=store.address(path), home=store.uri, retry_failed=retry_failed, verify=verify)
+
+
+def _check_tracking(tracking: TrackingConfig, store: Store) -> None:
+    """A local database beside a shared store would hide every machine's runs from the others."""
+    if store.uri != str(store.home) and tracking.enabled and not (tracking.uri or os.environ.get(TRACKING_VARIABLE)):
+        raise ConfigError(
+            f"the home {store.uri} is shared by machines, but {TRACKING_VARIABLE} is not set: each of them would "
+            f"keep its runs to itself; set {TRACKING_VARIABLE} (or tracking.uri in the recipe) to an MLflow server, or "
+            "tracking.enabled=false"
+        )
 
 
 def recipe_json(recipe: Recipe) -> dict[str, object]:

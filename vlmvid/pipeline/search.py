@@ -15,8 +15,8 @@ from vlmvid.artifacts.store import MANIFEST_FILE
 from vlmvid.config.schema import SearchConfig
 from vlmvid.errors import ArtifactError, ConfigError, DatasetError, VlmvidError
 from vlmvid.pipeline.context import RunContext, open_context
-from vlmvid.pipeline.encode import read_features
-from vlmvid.pipeline.index import read_index
+from vlmvid.pipeline.encode import read_features, read_patches
+from vlmvid.pipeline.index import IndexRow, read_index
 from vlmvid.pipeline.ingest import read_clips
 from vlmvid.pipeline.request import RunRequest
 from vlmvid.registry import nearest
@@ -63,11 +63,11 @@ def search_clips(context: RunContext, config: SearchConfig) -> list[Hit]:
     clips = [clip for clip in read_clips(context) if clip.video_id in index]
     if not clips:
         raise DatasetError(f"dataset {context.recipe.data.name!r} has no encoded clip to search")
-    features = read_features(context, [index[clip.video_id] for clip in clips])
+    rows = [index[clip.video_id] for clip in clips]
     if config.model is not None:
-        gallery, queries = _by_text(context, config, features)
+        gallery, queries = _by_text(context, config, rows)
         return _hits(config.queries, queries, gallery, clips, config.top_k, skip_self=False)
-    gallery = centred_means(features)
+    gallery = centred_means(read_features(context, rows))
     wanted = list(config.queries) or [clip.video_id for clip in clips]
     row_of = {clip.video_id: i for i, clip in enumerate(clips)}
     unknown = [name for name in wanted if name not in row_of]
@@ -80,7 +80,7 @@ def search_clips(context: RunContext, config: SearchConfig) -> list[Hit]:
 
 
 def _by_text(
-    context: RunContext, config: SearchConfig, features: NDArray[np.float32]
+    context: RunContext, config: SearchConfig, rows: Sequence[IndexRow]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     from vlmvid.serving.load import load
 
@@ -88,6 +88,7 @@ def _by_text(
     if not config.queries:
         raise ConfigError("search.queries is empty; with search.model give at least one text")
     model = load(config.model, tracking_uri=context.registry_uri)
+    features = read_patches(context, rows) if model.reads == "tokens" else read_features(context, rows)
     return model.embed_video_features(features), model.encode_text(list(config.queries))
 
 

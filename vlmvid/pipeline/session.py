@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vlmvid.artifacts import ArtifactRef, KeyParts
+from vlmvid.config import Config
 from vlmvid.config.schema import StageName
+from vlmvid.errors import StageError
 from vlmvid.pipeline.context import RunContext, open_context
 from vlmvid.pipeline.request import RunRequest, recipe_json
 from vlmvid.tracking.base import StageRun
@@ -57,6 +59,41 @@ def stage_run(request: RunRequest, stage: StageName) -> Iterator[ArtifactRef | N
     """
     with pipeline_run(request) as context:
         yield from _stage(context, stage)
+
+
+class StageTicket(Config):
+    """What the process that runs a stage tells those that help it: which run this is, and the stage's key."""
+
+    stage: StageName
+    key: str
+    run: str
+
+
+def stage_ticket(request: RunRequest, stage: StageName, *, run: str) -> StageTicket:
+    """The ticket of a stage that runs in this process; `run` is new for each run."""
+    return StageTicket(stage=stage, key=open_context(request).keys.key(stage), run=run)
+
+
+def join_run(request: RunRequest, ticket: StageTicket) -> None:
+    """Open the run that `ticket` is of, maybe in another process than the one that started it.
+
+    A worker outlives runs: once per run it looks anew at the source files, the code and the store. Raises StageError
+    when this process works out another stage key, because its results would be filed where nobody looks for them.
+    """
+    context = open_context(request)
+    if context.is_running:
+        return
+    if context.joined != ticket.run:
+        context.refresh()
+        context.joined = ticket.run
+    context.keys.forget_from(ticket.stage)
+    key = context.keys.key(ticket.stage)
+    if key != ticket.key:
+        raise StageError(
+            f"{ticket.stage}: this worker works out the stage key {key}, the run has {ticket.key}: its vlmvid, its "
+            "packages, its weights or its source files are others, or were changed since the run began; install "
+            "the same versions on every worker, mount the same files at the same place, and restart the workers"
+        )
 
 
 def _stage(context: RunContext, stage: StageName) -> Iterator[ArtifactRef | None]:

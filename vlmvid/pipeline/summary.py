@@ -25,7 +25,7 @@ def summarise(request: RunRequest) -> dict[str, Any]:
         ref = context.require(stage)
         manifest = context.store.manifest(stage, ref.key)
         stages[stage] = {"key": ref.key, "folder": ref.uri, "counts": manifest.counts if manifest else {}}
-    document: dict[str, Any] = {"recipe": context.recipe.name, "home": str(context.store.home), "stages": stages}
+    document: dict[str, Any] = {"recipe": context.recipe.name, "home": context.store.uri, "stages": stages}
     if context.recipe.evaluate is not None:
         folder = context.folder("evaluate")
         document["results"] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -61,6 +61,11 @@ class VideoTextModel:
         """D, the size of the shared space."""
         return self._alignment.config.projection_dim
 
+    @property
+    def reads(self) -> Literal["frames", "tokens"]:
+        """What the pooling reads: one feature per time step, or patch tokens."""
+        return self._alignment.config.pooling.reads
+
     def encode_video(self, paths: Sequence[str | Path]) -> NDArray[np.float32]:
         """Embed whole video files.
 
@@ -80,7 +85,10 @@ class VideoTextModel:
         return np.concatenate(parts)
 
     def embed_video_features(self, features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
-        """Frame features (N, T, C) of the vision backbone to embeddings (N, D), L2-normalised."""
+        """What the vision backbone made of N clips to embeddings (N, D), L2-normalised.
+
+        Frame features (N, S, C), or patch tokens (N, S, P, C) where `reads` is ``tokens``.
+        """
         with torch.inference_mode():
             return self._to_numpy(self._alignment.embed_video(self._to_tensor(features)))
 
@@ -96,8 +104,11 @@ class VideoTextModel:
         return np.asarray(video @ text.T, dtype=np.float32)
 
     def _features(self, path: Path) -> NDArray[np.float32]:
-        batch = decode_clip(ClipJob(str(path)), self.decode)
-        return self._vision.encode_frames(batch.frames)
+        frames = decode_clip(ClipJob(str(path)), self.decode).frames[None]
+        if self.reads == "frames":
+            return np.asarray(self._vision.encode_clips(frames)[self._vision.config.feature][0])
+        tokens = self._vision.encode_clips(frames, keep_tokens=True)["tokens"][0]
+        return np.asarray(tokens[:, self._vision.num_prefix_tokens :])
 
     def _to_tensor(self, values: NDArray[np.floating[Any]]) -> torch.Tensor:
         device = self._alignment.log_logit_scale.device

@@ -22,6 +22,7 @@ from vlmvid.config.schema import AlignConfig
 from vlmvid.errors import CheckpointError, DatasetError, StageError
 from vlmvid.losses import sigmoid_loss
 from vlmvid.models.alignment import AlignmentModel
+from vlmvid.models.pooling import check_reads
 from vlmvid.models.runtime import resolve_device, seeded
 from vlmvid.training.checkpoint import latest_checkpoint, restore_checkpoint, save_checkpoint
 from vlmvid.training.optim import build_adamw, lr_at, set_lr
@@ -39,7 +40,8 @@ class AlignmentData:
     """Features of clips and of their captions.
 
     Attributes:
-        video_features: float16 or float32 (N, T, D); may be a memory map.
+        video_features: float16 or float32 (N, T, D), or patch tokens (N, T, P, D) without prefix tokens
+            for a pooling that reads tokens; may be a memory map.
         text_features: float16 or float32 (M, Dt); may be a memory map.
         captions_of: per clip row, the rows of its captions in `text_features`.
 
@@ -51,9 +53,9 @@ class AlignmentData:
     captions_of: tuple[tuple[int, ...], ...]
 
     def __post_init__(self) -> None:
-        if self.video_features.ndim != 3 or self.text_features.ndim != 2:
+        if self.video_features.ndim not in (3, 4) or self.text_features.ndim != 2:
             raise DatasetError(
-                f"expected video features (N, T, D) and text features (M, D); "
+                f"expected video features (N, T, D) or (N, T, P, D) and text features (M, D); "
                 f"got {self.video_features.shape} and {self.text_features.shape}"
             )
         if not len(self.video_features) or len(self.captions_of) != len(self.video_features):
@@ -133,7 +135,7 @@ def train_alignment(
     on_checkpoint: OnCheckpoint | None = None,
     device: str = "cpu",
 ) -> AlignmentModel:
-    """Train the heads and the temporal module on frozen features.
+    """Train the heads and the pooling on frozen features.
 
     Checkpoints go to `work_dir` every `config.checkpoint_every` updates and after the last; a
     second call with the same config and data continues from the newest valid one and returns a
@@ -149,13 +151,15 @@ def train_alignment(
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:INDEX``.
 
     Returns the model in eval mode. A batch larger than the number of clips is cut to it. Raises
-    CheckpointError when `work_dir` belongs to another config or other data, DatasetError for
+    CheckpointError when `work_dir` belongs to another config or other data, ConfigError when the
+    pooling reads tokens and the data are frame features, or the other way round, DatasetError for
     features that are not finite, StageError when loss or gradient stops being finite.
     """
     target = resolve_device(device)
+    video_shape = data.video_features.shape
+    check_reads(config.pooling, len(video_shape))
     fingerprint = _fingerprint(config, data)
-    _, num_frames, video_dim = data.video_features.shape
-    model = AlignmentModel(video_dim, data.text_features.shape[1], num_frames, config)
+    model = AlignmentModel(video_shape[-1], data.text_features.shape[1], video_shape[1], config)
     model.to(target).train()
     optimizer = build_adamw(model, config.optim)
     first_step = _resume(work_dir, fingerprint, model, optimizer)

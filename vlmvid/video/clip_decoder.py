@@ -17,6 +17,7 @@ from vlmvid.config.schema import DecodeConfig
 from vlmvid.types import FrameBatch
 from vlmvid.video.clip_window import clip_window
 from vlmvid.video.options import MAX_FRAME_PIXELS, ClipJob
+from vlmvid.video.paths import printable
 from vlmvid.video.readers.reader import open_video
 from vlmvid.video.sampling import ClipFrames, sample_indices, uniform_indices
 from vlmvid.video.sampling_changes import frame_differences
@@ -66,7 +67,7 @@ def decode_clip(
             is_key=reader.is_key[available],
             differences=partial(_differences, job, available, num_threads, max_frame_pixels),
             seed=_seed(job, config.sampling.seed),
-            path=job.path,
+            path=printable(job.path),
         )
         return reader.frames_at(available[sample_indices(clip, config.sampling)])
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from vlmvid.errors import ConfigError, DecodeError
 from vlmvid.video.options import ClipJob
+from vlmvid.video.paths import printable
 
 # Clip bounds are compared to the microsecond, so that 0.1 s finds the frame stored at 0.1 s
 # although both are rounded.
@@ -47,12 +48,12 @@ def clip_window(
     """
     start, end = job.start_seconds, job.end_seconds
     if not 0 <= start < (np.inf if end is None else end):
-        raise ConfigError(f"clip bounds [{start}, {end}) of {job.path} must satisfy 0 <= start < end")
+        raise ConfigError(f"clip bounds [{start}, {end}) of {printable(job.path)} must satisfy 0 <= start < end")
     first_pts = float(pts_seconds[0])
     duration = file_end_seconds - first_pts
     if is_truncated and (end is None or end > duration):
         raise DecodeError(
-            f"{job.path} is cut off after {duration:.3f} s ({pts_seconds.size} frames), inside the clip "
+            f"{printable(job.path)} is cut off after {duration:.3f} s ({pts_seconds.size} frames), inside the clip "
             f"[{start}, {end}) s; copy the file again, or end the clip earlier",
             reason_code="truncated",
         )
@@ -61,8 +62,8 @@ def clip_window(
     behind = pts_seconds.size if end is None else int(np.searchsorted(from_first, end))
     if behind <= first:
         raise DecodeError(
-            f"{job.path} has no frame in [{start}, {end}) s; its {pts_seconds.size} frames last {duration:.3f} s; "
-            "correct the clip's bounds",
+            f"{printable(job.path)} has no frame in [{start}, {end}) s; its {pts_seconds.size} frames last "
+            f"{duration:.3f} s; correct the clip's bounds",
             reason_code="too_short",
         )
     shown_until = float(pts_seconds[behind]) if behind < pts_seconds.size else file_end_seconds

@@ -88,13 +88,17 @@ def select_stream(container: InputContainer, path: str, stream_index: int | None
         chosen = next((stream for stream in videos if stream.index == stream_index), None)
         if chosen is None:
             known = ", ".join(str(stream.index) for stream in videos) or "none"
-            raise ConfigError(f"stream_index={stream_index} is no video stream of {path}; video streams: {known}")
+            raise ConfigError(
+                f"stream_index={stream_index} is no video stream of {printable(path)}; video streams: {known}"
+            )
     else:
         best = container.streams.best("video")
         chosen = best if isinstance(best, VideoStream) else None
     # The cover picture of a song is stored as a video stream, but it is no video.
     if chosen is None or (stream_index is None and chosen.disposition & Disposition.attached_pic):
-        raise DecodeError(f"{path} has no video stream; remove it from the dataset", reason_code="no_video_stream")
+        raise DecodeError(
+            f"{printable(path)} has no video stream; remove it from the dataset", reason_code="no_video_stream"
+        )
     if chosen.codec_context is None:
         raise DecodeError(
             f"{printable(path)}: PyAV's FFmpeg has no decoder for its video stream; encode the file again with a "

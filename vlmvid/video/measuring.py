@@ -93,7 +93,7 @@ def frames_at_middles(pts_seconds: NDArray[np.float64], end_seconds: float, num_
 
 @dataclass(frozen=True, slots=True)
 class SampledFrames:
-    """What was kept of decoded frames, by frame number; frames that do not decode are missing.
+    """What was kept of decoded frames, by frame number; of a damaged frame nothing, or a wrong picture.
 
     Attributes:
         thumbnails: uint8 (32, 32), full-range luma of the whole upright frame.
@@ -111,10 +111,10 @@ class SampledFrames:
 
 
 def sample_thumbnails(source: FrameSource, numbers: Iterable[int], into: SampledFrames | None = None) -> SampledFrames:
-    """Decode the frames `numbers`, each once, and keep a thumbnail and the size of each.
+    """Decode the frames `numbers` and keep a thumbnail and the size of each.
 
-    One full frame is in memory at a time. Raises DecodeError when one does not decode; `into` then
-    holds the others.
+    One full frame is in memory at a time. Raises DecodeError when one does not decode or is damaged; `into`
+    then holds what came out: the sound ones, and maybe wrong pictures of damaged ones.
     """
     sampled = into if into is not None else SampledFrames()
     whole_file = _orientation(source) if source.index.has_orientation_message else None

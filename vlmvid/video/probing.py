@@ -185,18 +185,28 @@ def _examine(source: FrameSource, report: MediaReport, *, every_frame: bool) -> 
     wanted = range(len(index)) if every_frame else [0, *hashed, len(index) - 1]
     sampled = SampledFrames()
     defects: list[MediaDefect] = []
+    sound: SampledFrames | None = sampled
     try:
         sample_thumbnails(source, wanted, into=sampled)
     except DecodeError as error:
         defects.append(_as_defect(error))
+        sound = None
     info = _info(source, sampled)
     named = {defect.code for defect in defects}
     defects += [d for d in (*_index_defects(source, info), *_size_defects(sampled)) if d.code not in named]
-    hashes = None
-    if sampled.thumbnails.keys() >= set(hashed):
-        thumbnails = sampled.stack(hashed)
-        hashes = hash_text(frame_hashes(thumbnails)) if is_textured(thumbnails) else None
-    return replace(report, info=info, perceptual_hash=hashes, defects=tuple(defects))
+    return replace(report, info=info, perceptual_hash=_hash(source, hashed, sound), defects=tuple(defects))
+
+
+def _hash(source: FrameSource, numbers: list[int], sampled: SampledFrames | None) -> str | None:
+    """The perceptual hash over the frames `numbers`; None where one is damaged or all are flat.
+
+    They are decoded once more where `sampled` is None, because something else may have been damaged.
+    """
+    try:
+        thumbnails = (sampled or sample_thumbnails(source, numbers)).stack(numbers)
+    except DecodeError:
+        return None
+    return hash_text(frame_hashes(thumbnails)) if is_textured(thumbnails) else None
 
 
 def _info(source: FrameSource, sampled: SampledFrames) -> MediaInfo:

@@ -44,7 +44,7 @@ class ClipFrames:
         differences: gives float64 (N,) in [0, 255], how much each frame differs from the one before (0
             for the first); called once at most, and only by the policies that look at the picture.
         seed: of the draw; at least 0.
-        path: named in errors.
+        path: named in errors, as text that can be printed.
     """
 
     pts_seconds: NDArray[np.float64]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from vlmvid.config.encoders import VisionConfig
@@ -16,6 +15,7 @@ from vlmvid.errors import CheckpointError
 from vlmvid.models import sources
 from vlmvid.models.backbones.base import Preprocessing
 from vlmvid.models.backbones.timm_backbone import TimmBackbone, create_timm, without_classifier
+from vlmvid.models.module_files import read_tensors
 from vlmvid.models.runtime import seeded
 
 ARCHITECTURE = "tf_efficientnet_lite0"
@@ -43,7 +43,7 @@ def load_efficientnet_lite0(config: VisionConfig) -> TimmBackbone:
 
 def _in_timm_names(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of the package under timm's names, paired by order, every shape checked."""
-    stored: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    stored = read_tensors(path)
     if len(stored) != len(expected):
         raise CheckpointError(
             f"{path} holds {len(stored)} tensors, {ARCHITECTURE} has {len(expected)}; reinstall the package"

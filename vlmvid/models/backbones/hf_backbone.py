@@ -1,6 +1,7 @@
-"""Any Hugging Face vision model as a frozen backbone, from a local folder or the local cache.
+"""Any Hugging Face vision model as a frozen backbone, from a local folder, the local cache or a named config.
 
-For a two-tower model (CLIP, SigLIP) the vision tower is taken. ViT-MAE runs without masking.
+For a two-tower model (CLIP, SigLIP) the vision tower is taken. ViT-MAE runs without masking. SigLIP 2's NaFlex
+models get square images. VideoMAE sees windows of as many frames as it was trained on.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from vlmvid.config.encoders import VisionConfig
@@ -18,12 +20,21 @@ from vlmvid.errors import ConfigError
 from vlmvid.models import sources
 from vlmvid.models.backbones.base import FrozenBackbone, Interpolation, Preprocessing, map_to_tokens, per_channel
 from vlmvid.models.runtime import seeded
-from vlmvid.models.torchvision_compat import ensure_torchvision
-from vlmvid.models.transformers_loading import clean_config, model_from_config, pretrained_model
+from vlmvid.models.transformers_loading import (
+    clean_config,
+    config_of_folder,
+    config_of_type,
+    model_from_config,
+    pretrained_model,
+)
 
 # PIL's resampling codes, as preprocessor_config.json stores them.
 _RESAMPLE: dict[int, Interpolation] = {2: "bilinear", 3: "bicubic"}
 _HALF = (0.5, 0.5, 0.5)
+_PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+# A DINOv3 ConvNeXt puts the mean of its map before the patch tokens, as its class token.
+_MEAN_FIRST = "dinov3_convnext"
+_NAFLEX = "siglip2_vision_model"
 
 
 class HFBackbone(FrozenBackbone):
@@ -36,21 +47,73 @@ class HFBackbone(FrozenBackbone):
     family = "hf"
 
     def __init__(self, module: nn.Module, config: VisionConfig, preprocessing: Preprocessing) -> None:
-        self._model_config: Any = module.config
+        model_config: Any = module.config
+        self._model_config = model_config
+        self._window: int | None = None
+        if hasattr(model_config, "tubelet_size"):
+            self.tubelet_size = int(model_config.tubelet_size)
+            self._window = int(model_config.num_frames)
         self._options = _forward_options(module, preprocessing.image_size)
-        num_prefix_tokens = _num_prefix_tokens(module, self._options, preprocessing.image_size, config.backbone)
+        last, levels = _probe_outputs(module.eval(), self._inputs(self._blank(preprocessing.image_size)), config)
+        self.num_layers = len(levels) - 1
+        selected = last if config.layer is None or not levels else levels[-1]
+        num_prefix_tokens = 0
+        if self._window is None and selected.ndim == 3:
+            num_prefix_tokens = _num_prefix_tokens(last, model_config, preprocessing.image_size, config.backbone)
         super().__init__(module, config, preprocessing, num_prefix_tokens)
+
+    @property
+    def probe_frames(self) -> int:
+        """Frames of the blank clip that is encoded when the backbone is loaded."""
+        return self._window or 1
+
+    def window(self, num_frames: int) -> int:
+        """One frame; for VideoMAE its own number of frames, of which a clip must be a multiple."""
+        if self._window is None:
+            return super().window(num_frames)
+        name, window = self.config.backbone, self._window
+        if num_frames < 1 or num_frames % self.tubelet_size:
+            raise ConfigError(
+                f"backbone {name!r}: a clip of {num_frames} frames is not divisible by its tubelet_size="
+                f"{self.tubelet_size}; set decode.sampling.num_frames to {window} or a multiple of it"
+            )
+        if num_frames % window:
+            raise ConfigError(
+                f"backbone {name!r} was trained on {window} frames, got a clip of {num_frames}; its time embedding is "
+                f"not stretched: set decode.sampling.num_frames to {window} or a multiple of it (windows of {window})"
+            )
+        return window
 
     def architecture(self) -> dict[str, Any]:
         """The model's config without paths."""
         return clean_config(self._model_config)
 
     def _tokens(self, pixels: Tensor) -> Tensor:
+        return map_to_tokens(self._level(pixels)) if self._window is None else super()._tokens(pixels)
+
+    def _clip_tokens(self, pixels: Tensor) -> Tensor:
+        if self._window is None:
+            return super()._clip_tokens(pixels)
+        return rearrange(self._level(pixels), "b (s n) d -> b s n d", s=pixels.shape[1] // self.tubelet_size)
+
+    def _level(self, pixels: Tensor) -> Tensor:
         layer = self.config.layer
-        output = self.module(
-            pixel_values=pixels, output_hidden_states=layer is not None, **_on_batch(self._options, pixels)
-        )
-        return map_to_tokens(output.last_hidden_state if layer is None else output.hidden_states[1:][layer])
+        output = self.module(output_hidden_states=layer is not None, **self._inputs(pixels))
+        level: Tensor = output.last_hidden_state if layer is None else output.hidden_states[1:][layer]
+        return level
+
+    def _blank(self, image_size: int) -> Tensor:
+        size = (3, image_size, image_size)
+        return torch.zeros(1, *size) if self._window is None else torch.zeros(1, self._window, *size)
+
+    def _inputs(self, pixels: Tensor) -> dict[str, Any]:
+        """Arguments of the model's forward for normalised pixels (B, 3, H, W) or, for clips, (B, T, 3, H, W)."""
+        if self._model_config.model_type == _NAFLEX:
+            return _naflex_inputs(pixels, int(self._model_config.patch_size))
+        options = dict(self._options)
+        if "noise" in options:
+            options["noise"] = options["noise"].to(pixels.device).expand(len(pixels), -1)
+        return {"pixel_values": pixels, **options}
 
 
 def _forward_options(module: nn.Module, image_size: int) -> dict[str, Any]:
@@ -66,44 +129,54 @@ def _forward_options(module: nn.Module, image_size: int) -> dict[str, Any]:
     return options
 
 
-def _on_batch(options: dict[str, Any], pixels: Tensor) -> dict[str, Any]:
-    if "noise" not in options:
-        return options
-    return options | {"noise": options["noise"].to(pixels.device).expand(len(pixels), -1)}
+def _naflex_inputs(pixels: Tensor, patch_size: int) -> dict[str, Any]:
+    """A NaFlex model takes flattened patches (B, N, P * P * 3) in row-major order, channels last in each."""
+    side = pixels.shape[-1] // patch_size
+    patches = rearrange(pixels, "b c (h p) (w q) -> b (h w) (p q c)", p=patch_size, q=patch_size)
+    return {
+        "pixel_values": patches,
+        "pixel_attention_mask": torch.ones(patches.shape[:2], dtype=torch.long, device=pixels.device),
+        "spatial_shapes": torch.tensor([[side, side]], device=pixels.device).expand(len(pixels), -1),
+    }
 
 
-def _num_prefix_tokens(module: nn.Module, options: dict[str, Any], image_size: int, name: str) -> int:
-    blank = torch.zeros(1, 3, image_size, image_size)
-    module.eval()
+def _probe_outputs(module: nn.Module, inputs: dict[str, Any], config: VisionConfig) -> tuple[Tensor, tuple[Any, ...]]:
+    """The last hidden state and all hidden states for a blank input; raises ConfigError where there are none."""
     try:
         with torch.inference_mode():
-            output = module(pixel_values=blank, **options)
-        tokens = output.last_hidden_state
+            output = module(output_hidden_states=True, **inputs)
+        return output.last_hidden_state, tuple(output.hidden_states or ())
     except (ValueError, RuntimeError, TypeError, AttributeError) as error:
+        shape = tuple(inputs["pixel_values"].shape)
         raise ConfigError(
-            f"backbone {name!r} ({type(module).__name__}) does not turn a {image_size} px image into tokens: {error}"
+            f"backbone {config.backbone!r} ({type(module).__name__}) does not turn pixels of shape {shape} into "
+            f"tokens: {error}"
         ) from error
-    if tokens.ndim == 4:
+
+
+def _num_prefix_tokens(tokens: Tensor, model_config: Any, image_size: int, name: str) -> int:
+    if model_config.model_type == _MEAN_FIRST:
+        return 1
+    count, patch_size = int(tokens.shape[1]), getattr(model_config, "patch_size", None)
+    if isinstance(patch_size, int) and count >= (image_size // patch_size) ** 2:
+        return count - (image_size // patch_size) ** 2
+    if math.isqrt(count) ** 2 == count:
         return 0
-    patch_size = getattr(module.config, "patch_size", None)
-    if isinstance(patch_size, int) and tokens.shape[1] >= (image_size // patch_size) ** 2:
-        return int(tokens.shape[1]) - (image_size // patch_size) ** 2
-    if math.isqrt(tokens.shape[1]) ** 2 == tokens.shape[1]:
-        return 0
-    raise ConfigError(f"backbone {name!r}: cannot tell class tokens from patch tokens among {tokens.shape[1]} tokens")
+    raise ConfigError(f"backbone {name!r}: cannot tell class tokens from patch tokens among {count} tokens")
 
 
 def load_hf(config: VisionConfig, name: str) -> HFBackbone:
-    """The backbone ``hf:REPO_OR_FOLDER``; `pretrained=False` needs only the folder's config.json."""
-    ensure_torchvision()
-    from transformers import AutoConfig
+    """The backbone ``hf:REPO_OR_FOLDER``; `pretrained=False` needs only the folder's config.json.
 
-    folder = sources.model_folder(name)
-    full_config = AutoConfig.from_pretrained(folder)
+    Without weights the name may also be that of a model type of transformers, e.g. ``hf:dinov2``: its default
+    config is taken.
+    """
+    folder = sources.model_folder_or_type(name, pretrained=config.pretrained)
+    full_config = config_of_type(name) if folder is None else config_of_folder(folder)
     model_config = getattr(full_config, "vision_config", full_config)
     if model_config.model_type == "vit_mae":
         model_config.mask_ratio = 0.0
-    if config.pretrained:
+    if config.pretrained and folder is not None:
         model = pretrained_model(folder, model_config)
     else:
         with seeded(config.seed):
@@ -111,22 +184,24 @@ def load_hf(config: VisionConfig, name: str) -> HFBackbone:
     return HFBackbone(model, config, read_preprocessing(folder, config, model_config))
 
 
-def read_preprocessing(folder: Path, config: VisionConfig, model_config: Any) -> Preprocessing:
-    """The preprocessing that a model folder states.
+def read_preprocessing(folder: Path | None, config: VisionConfig, model_config: Any) -> Preprocessing:
+    """The preprocessing that a model folder states; without a folder or a statement, the halves of most ViTs.
 
     Raises ConfigError when pretrained weights come without one: a guessed normalisation would
     lower every result in silence.
     """
-    values = _processor_values(folder)
+    values = None if folder is None else _processor_values(folder)
     model_size = getattr(model_config, "image_size", None)
-    if values is None:
+    if model_config.model_type == _NAFLEX:
+        model_size = math.isqrt(int(model_config.num_patches)) * int(model_config.patch_size)
+    if folder is None or values is None:
         if config.pretrained:
             raise ConfigError(
                 f"{folder} has no preprocessor_config.json, so its normalisation is unknown; add the file"
             )
         size = config.image_size or model_size
         if not isinstance(size, int):
-            raise ConfigError(f"{folder} states no image size; set vision.image_size")
+            raise ConfigError(f"backbone {config.backbone!r} states no image size; set vision.image_size")
         return Preprocessing(size, _HALF, _HALF, "bicubic")
     if abs(values.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6 or not values.get("do_rescale", True):
         raise ConfigError(f"{folder}: pixels scaled other than by 1/255 are not supported")
@@ -143,17 +218,20 @@ def read_preprocessing(folder: Path, config: VisionConfig, model_config: Any) ->
 
 
 def _processor_values(folder: Path) -> dict[str, Any] | None:
-    if (folder / "preprocessor_config.json").is_file():
-        return sources.read_json(folder / "preprocessor_config.json")
-    if (folder / "processor_config.json").is_file():
-        values: dict[str, Any] | None = sources.read_json(folder / "processor_config.json").get("image_processor")
-        return values
+    for name in _PROCESSOR_FILES:
+        if (folder / name).is_file():
+            values = sources.read_json(folder / name)
+            # A file of a whole processor holds that of the images as one of its parts.
+            part: dict[str, Any] = values.get("image_processor", values.get("video_processor", values))
+            return {key: value for key, value in part.items() if value is not None}
     return None
 
 
 def _stated_size(values: dict[str, Any], model_size: Any, folder: Path) -> int:
     # The crop is what the weights see; the larger resize before it only trims a margin, which
     # decoding has already done.
+    if "max_num_patches" in values:
+        return math.isqrt(int(values["max_num_patches"])) * int(values["patch_size"])
     for key in ("crop_size", "size"):
         size = values.get(key)
         if key == "crop_size" and not values.get("do_center_crop", size is not None):

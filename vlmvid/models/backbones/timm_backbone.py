@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import pickle
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vlmvid.config.encoders import VisionConfig
-from vlmvid.errors import ConfigError
+from vlmvid.errors import CheckpointError, ConfigError
 from vlmvid.models import sources
 from vlmvid.models.backbones.base import FrozenBackbone, Preprocessing, map_to_tokens, per_channel
+from vlmvid.models.module_files import unreadable
 from vlmvid.models.runtime import seeded
 from vlmvid.models.torchvision_compat import ensure_torchvision
 
@@ -29,9 +33,11 @@ class TimmBackbone(FrozenBackbone):
         self, module: nn.Module, config: VisionConfig, preprocessing: Preprocessing, arguments: dict[str, Any]
     ) -> None:
         self._arguments = arguments
-        # On a CPU convolutions are about twice as fast in this layout.
+        # On a CPU convolutions are about twice as fast in this layout; a ViT runs as fast in either.
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         prefix = getattr(module, "num_prefix_tokens", 0)
+        if config.layer is not None:
+            self.num_layers = _count_levels(module.eval(), preprocessing.image_size, config.backbone)
         super().__init__(module, config, preprocessing, int(prefix))
 
     def architecture(self) -> dict[str, Any]:
@@ -57,10 +63,21 @@ class TimmBackbone(FrozenBackbone):
         return torch.cat([prefix, map_to_tokens(patches)], dim=1)
 
 
+def _count_levels(module: nn.Module, image_size: int, name: str) -> int:
+    """How many intermediate levels a timm model gives; raises ConfigError where it gives none."""
+    blank = torch.zeros(1, 3, image_size, image_size)
+    try:
+        with torch.inference_mode():
+            return len(module.forward_intermediates(blank, intermediates_only=True))  # type: ignore[operator]
+    except (AttributeError, RuntimeError, TypeError, AssertionError) as error:
+        raise ConfigError(f"backbone {name!r} has no intermediate levels; leave out vision.layer ({error})") from error
+
+
 def create_timm(name: str, image_size: int | None = None, **options: Any) -> nn.Module:
     """A timm model by name; `image_size` is passed to models whose input size is fixed when built.
 
-    Raises ConfigError for an unknown name, with the nearest known ones.
+    Raises ConfigError for an unknown name, with the nearest known ones, and CheckpointError for weights, asked for
+    by `options`, that do not fit.
     """
     ensure_torchvision()
     import timm
@@ -75,7 +92,13 @@ def create_timm(name: str, image_size: int | None = None, **options: Any) -> nn.
         if image_size is not None and defaults is not None and defaults.fixed_input_size:
             options["img_size"] = image_size
         model: nn.Module = timm.create_model(name, **options)
-    except (RuntimeError, TypeError, ValueError, AssertionError) as error:
+    except (RuntimeError, TypeError, ValueError, AssertionError, SafetensorError) as error:
+        if options.get("pretrained"):
+            # timm loads strictly: the message lists the tensors that are missing, too many or of another shape.
+            file = options["pretrained_cfg_overlay"]["file"]
+            if isinstance(error.__cause__, pickle.UnpicklingError):
+                raise unreadable(Path(file), error) from error
+            raise CheckpointError(f"{file}: the weights do not fit timm:{name}: {error}") from error
         raise ConfigError(f"timm cannot build {name!r} with {options}: {error}") from error
     return model
 
@@ -87,17 +110,32 @@ def without_classifier(model: nn.Module) -> nn.Module:
 
 
 def load_timm(config: VisionConfig, name: str) -> TimmBackbone:
-    """The backbone ``timm:NAME``; pretrained weights come from the local Hugging Face cache."""
+    """The backbone ``timm:NAME``, or ``timm:/folder`` in the layout of timm's repositories on the hub.
+
+    Pretrained weights come from the local Hugging Face cache or the folder, from safetensors or from a pickle that
+    torch reads with ``weights_only=True``.
+    """
+    local = sources.local_timm_folder(name)
+    arguments: dict[str, Any] = {"name": name, "image_size": config.image_size}
     options: dict[str, Any] = {}
+    if local is not None:
+        stated = sources.read_json(local / "config.json")
+        stated_arguments = {key: stated[key] for key in ("num_classes",) if key in stated} | stated.get(
+            "model_args", {}
+        )
+        if config.image_size is not None:
+            stated_arguments.pop("img_size", None)
+        arguments |= {"name": str(stated["architecture"]), **stated_arguments}
+        options["pretrained_cfg"] = dict(stated.get("pretrained_cfg", {}))
     if config.pretrained:
-        name, folder = sources.timm_folder(name)
+        arguments["name"], folder = (arguments["name"], local) if local is not None else sources.timm_folder(name)
         files = sources.weight_files(folder)
         if len(files) != 1:
             raise ConfigError(f"timm:{name}: expected one weight file in {folder}, found {len(files)}")
-        options = {"pretrained": True, "pretrained_cfg_overlay": {"file": str(files[0])}}
+        options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(files[0]), "source": ""}}
     # The classifier stays until the weights are in, so that timm loads them strictly.
     with seeded(config.seed):
-        model = create_timm(name, config.image_size, **options)
+        model = create_timm(**arguments, **options)
     defaults: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     preprocessing = Preprocessing(
         image_size=config.image_size or int(defaults["input_size"][-1]),
@@ -105,5 +143,4 @@ def load_timm(config: VisionConfig, name: str) -> TimmBackbone:
         std=per_channel(defaults["std"]),
         interpolation=defaults["interpolation"],
     )
-    arguments = {"name": name, "image_size": config.image_size}
     return TimmBackbone(without_classifier(model), config, preprocessing, arguments)

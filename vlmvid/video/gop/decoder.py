@@ -62,11 +62,13 @@ class GopDecoder:
     @property
     def container(self) -> InputContainer:
         """The open container; another object after decoding had to start over."""
+        self._require_open()
         return self._container
 
     @property
     def stream(self) -> VideoStream:
         """The chosen stream of `container`."""
+        self._require_open()
         return self._stream
 
     def use_threads(self, num_threads: int) -> None:
@@ -74,6 +76,7 @@ class GopDecoder:
         if num_threads == self.num_threads:
             return
         self.num_threads = num_threads
+        self._require_open()
         if self._context.is_open:
             self.reopen()
         self._context.thread_count = _threads_of(self._context, num_threads)
@@ -85,6 +88,7 @@ class GopDecoder:
     def reopen(self) -> None:
         """Stand at the start of the file with a fresh decoder."""
         self._container.close()
+        self._is_open = False
         self._open()
 
     def stand_at_end(self) -> None:
@@ -96,6 +100,7 @@ class GopDecoder:
 
         Raises DecodeError where the timestamps of the file prove false.
         """
+        self._require_open()
         outcome = Outcome(set(), set())
         for run in runs:
             lost, damaged, started_well = self._decode_run(index, run, keep)
@@ -168,7 +173,13 @@ class GopDecoder:
         context.options = {"max_pixels": str(limit), "err_detect": "explode"}
         self._packets = filled_packets(self._container, self._stream)
         self._position = 0
+        self._is_open = True
         self.is_cut = False
+
+    def _require_open(self) -> None:
+        """Try again when the last `reopen` failed: PyAV crashes when a closed container is used."""
+        if not self._is_open:
+            self.reopen()
 
     def _flush(self) -> None:
         if self._context.is_open:

@@ -28,7 +28,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Sequence
-from types import TracebackType
+from contextlib import AbstractContextManager
 from typing import Any, Generic, Self, TypeVar, cast
 
 from vlmvid.config.schema import DecodeConfig
@@ -43,7 +43,7 @@ from vlmvid.video.options import ClipJob, DecodeLimits
 T = TypeVar("T")
 
 
-class DecodePool:
+class DecodePool(AbstractContextManager["DecodePool"]):
     """Decodes clips, and runs other work on files; the outcomes come in the order of the jobs.
 
     Workers start when there is work (0.3 s each) and stay until `close`, the end of the program, or
@@ -114,12 +114,7 @@ class DecodePool:
         if self._dispatcher is not None:
             self._dispatcher.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _running(self) -> Dispatcher:

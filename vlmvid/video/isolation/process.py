@@ -16,6 +16,7 @@ from vlmvid.errors import DecodeError
 from vlmvid.types import FrameBatch
 from vlmvid.video.isolation.protocol import FrameMemory, WorkerJob, WorkerSetup, open_frame_memory, pack
 from vlmvid.video.options import DecodeLimits
+from vlmvid.video.paths import printable
 
 _CHUNK_BYTES = 65_536
 _LONGEST_LINE_BYTES = 2**20
@@ -148,8 +149,8 @@ def crash_error(path: str, status: int | None, last_words: str, limits: DecodeLi
     said = f"; its last words: {last_words!r}" if last_words else ""
     if "bad_alloc" in last_words or "MemoryError" in last_words:
         return DecodeError(
-            f"{path}: reading it needs more memory than the limit of {limits.memory_bytes / 2**20:.0f} MiB, and the "
-            f"library ended its process{said}; leave the file out, or raise the limit",
+            f"{printable(path)}: reading it needs more memory than the limit of {limits.memory_bytes / 2**20:.0f} MiB, "
+            f"and the library ended its process{said}; leave the file out, or raise the limit",
             reason_code="memory_limit",
         )
     if status is None:
@@ -160,14 +161,14 @@ def crash_error(path: str, status: int | None, last_words: str, limits: DecodeLi
         how = f"died of {_signal_name(-status)}"
     if status is not None and status < 0 and _signal_name(-status) in _FROM_OUTSIDE:
         return DecodeError(
-            f"{path}: the process that read it {how}, sent from outside, most often by the kernel when the "
+            f"{printable(path)}: the process that read it {how}, sent from outside, most often by the kernel when the "
             f"machine's memory runs out{said}; use fewer workers or a lower memory limit, and try again",
             reason_code="crashed",
             transient=True,
         )
     return DecodeError(
-        f"{path}: the process that read it {how}{said}; the file makes the decoder crash: leave it out, or encode "
-        "it again",
+        f"{printable(path)}: the process that read it {how}{said}; the file makes the decoder crash: leave it out, or "
+        "encode it again",
         reason_code="crashed",
     )
 
@@ -175,8 +176,8 @@ def crash_error(path: str, status: int | None, last_words: str, limits: DecodeLi
 def timeout_error(path: str, limits: DecodeLimits) -> DecodeError:
     """The DecodeError of a clip that took too long; permanent, because a hang hangs again."""
     return DecodeError(
-        f"{path}: reading it took more than the limit of {limits.seconds:g} s and was stopped; leave the file out, or "
-        "raise the limit if the clip is meant to be that long",
+        f"{printable(path)}: reading it took more than the limit of {limits.seconds:g} s and was stopped; leave the "
+        "file out, or raise the limit if the clip is meant to be that long",
         reason_code="timeout",
     )
 

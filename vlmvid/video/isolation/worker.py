@@ -32,6 +32,7 @@ from vlmvid.video.isolation.protocol import (
     receive,
 )
 from vlmvid.video.options import ClipJob, DecodeLimits
+from vlmvid.video.paths import printable
 
 _PR_SET_PDEATHSIG = 1
 
@@ -53,7 +54,9 @@ def do_job(job: Job, config: DecodeConfig | None, *, num_threads: int, max_frame
         found: dict[str, Any] = json.loads(json.dumps(job.run(max_frame_pixels=max_frame_pixels)))
         return found
     if config is None:
-        raise ConfigError(f"{job.path}: a pool made with config=None decodes no clips; give it a DecodeConfig")
+        raise ConfigError(
+            f"{printable(job.path)}: a pool made with config=None decodes no clips; give it a DecodeConfig"
+        )
     return decode_clip(job, config, num_threads=num_threads, max_frame_pixels=max_frame_pixels)
 
 
@@ -71,7 +74,7 @@ def attempt(
     except ConfigError:
         raise
     except Exception as error:
-        return _as_decode_error(error, job.path, limits)
+        return _as_decode_error(error, printable(job.path), limits)
 
 
 def _as_decode_error(error: Exception, path: str, limits: DecodeLimits) -> DecodeError:

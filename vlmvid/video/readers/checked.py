@@ -55,12 +55,12 @@ class CheckedReader(PyAVReader):
 
     def frames_at(self, indices: Sequence[int] | NDArray[np.int64]) -> FrameBatch:
         """The frames at `indices`, uint8 (T, 3, H, W), in that order; see `VideoReader.frames_at`."""
-        wanted = checked_indices(indices, self.num_frames, self.path)
+        wanted = checked_indices(indices, self.num_frames, printable(self.path))
         if not wanted.size:
             return FrameBatch(np.empty((0, 3, self.height, self.width), dtype=np.uint8), np.empty(0))
         # Each frame once and in order: both libraries seek backwards for a frame that they have just given.
         unique, slots = np.unique(wanted, return_inverse=True)
-        self._source.decode(unique.tolist(), self._require_same_kind)
+        self._decode(unique.tolist(), self._require_same_kind)
         chunks = [self._scaled(self._read(chunk)) for chunk in np.split(unique, range(_CHUNK, unique.size, _CHUNK))]
         return FrameBatch(np.concatenate(chunks)[slots], self.pts_seconds[wanted])
 
@@ -101,7 +101,7 @@ class CheckedReader(PyAVReader):
                 reason_code="truncated",
             )
         frames: list[VideoFrame] = []
-        self._source.decode([0], lambda _, frame: frames.append(frame))
+        self._decode([0], lambda _, frame: frames.append(frame))
         self._kind = _kind_of(frames[0])
         found = refusal(self.name, self._traits(frames[0]))
         if found is not None:

@@ -10,26 +10,26 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cached_property
-from types import TracebackType
-from typing import Self, cast
+from typing import cast
 
 import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from vlmvid.errors import DecodeError
+from vlmvid.errors import ConfigError, DecodeError
 from vlmvid.types import FrameBatch
-from vlmvid.video.gop.decoder import refuse_too_large
+from vlmvid.video.gop.decoder import Keep, refuse_too_large
 from vlmvid.video.gop.frame_source import FrameSource
 from vlmvid.video.gop.packet_index import PacketIndex
 from vlmvid.video.options import ReaderOptions
-from vlmvid.video.paths import printable
+from vlmvid.video.paths import check_file, printable
 from vlmvid.video.pictures import FrameConverter, Orientation, orientation_of
 from vlmvid.video.sampling import checked_indices, indices_at_seconds
 
 
-class PyAVReader:
+class PyAVReader(AbstractContextManager["PyAVReader"]):
     """`VideoReader` on PyAV; see `vlmvid.video.readers.reader.open_video` for arguments and errors."""
 
     name = "pyav"
@@ -38,7 +38,9 @@ class PyAVReader:
     def __init__(self, path: str, options: ReaderOptions = ReaderOptions()) -> None:  # noqa: B008 - a frozen value
         self.path = path
         self.options = options
+        self._identity = self._identity_now()  # before the file is opened, so that no change is missed
         self._source = FrameSource(path, options)
+        self._is_closed = False
         self._local = threading.local()
 
     @property
@@ -101,12 +103,12 @@ class PyAVReader:
     def orientation(self) -> Orientation:
         """How stored frames are turned upright, as the first frame says."""
         found: list[Orientation] = []
-        self._source.decode([0], lambda _, frame: found.append(orientation_of(frame, self.path)))
+        self._decode([0], lambda _, frame: found.append(orientation_of(frame, self.path)))
         return found[0]
 
     def frames_at(self, indices: Sequence[int] | NDArray[np.int64]) -> FrameBatch:
         """The frames at `indices`, uint8 (T, 3, H, W), in that order; see `VideoReader.frames_at`."""
-        wanted = checked_indices(indices, self.num_frames, self.path)
+        wanted = checked_indices(indices, self.num_frames, printable(self.path))
         if not wanted.size:
             return FrameBatch(np.empty((0, 3, self.height, self.width), dtype=np.uint8), np.empty(0))
         _ = self._orientation_of_all  # decodes the first frame, so not from within a decoding thread
@@ -127,25 +129,50 @@ class PyAVReader:
                 )
             batch[0][wanted == number] = picture
 
-        self._source.decode(np.unique(wanted).tolist(), keep)
+        self._decode(np.unique(wanted).tolist(), keep)
         # A view: the memory stays (T, H, W, 3), as the converter wrote it.
         return FrameBatch(batch[0].transpose(0, 3, 1, 2), self.pts_seconds[wanted])
 
     def frames_at_seconds(self, seconds: Sequence[float] | NDArray[np.float64]) -> FrameBatch:
         """The frames on screen at these times; see `VideoReader.frames_at_seconds`."""
-        return self.frames_at(indices_at_seconds(seconds, self.pts_seconds, self.index.end_seconds, self.path))
+        words = printable(self.path)
+        return self.frames_at(indices_at_seconds(seconds, self.pts_seconds, self.index.end_seconds, words))
 
     def close(self) -> None:
         """Release the file; the reader cannot be used afterwards."""
+        self._is_closed = True
         self._source.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _decode(self, wanted: list[int], keep: Keep) -> None:
+        """`FrameSource.decode`, of the file as it was opened.
+
+        Raises DecodeError (``read_error``, transient) for a file that was written since: its index says nothing
+        of the new content, and decoders that start over would read that. ConfigError when the reader is closed.
+        """
+        if self._is_closed:
+            raise ConfigError(f"the reader of {printable(self.path)} is closed; open the video again")
+        self._require_unchanged()
+        try:
+            self._source.decode(wanted, keep)
+        except DecodeError:
+            self._require_unchanged()
+            raise
+        self._require_unchanged()
+
+    def _require_unchanged(self) -> None:
+        if self._identity_now() != self._identity:
+            raise DecodeError(
+                f"{printable(self.path)} was written while it was read; open it again when that is done",
+                reason_code="read_error",
+                transient=True,
+            )
+
+    def _identity_now(self) -> tuple[int, ...]:
+        status = check_file(self.path)
+        return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
     @cached_property
     def _orientation_of_all(self) -> Orientation | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Protocol, Self
+from contextlib import AbstractContextManager
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from vlmvid.video.options import MAX_FRAME_PIXELS, ReaderOptions
 from vlmvid.video.paths import local_path, printable
 
 
-class VideoReader(Protocol):
+class VideoReader(AbstractContextManager["VideoReader"], Protocol):
     """One open video file whose frames are numbered in presentation order.
 
     All times are on the file's own clock: `pts_seconds[0]` is not 0 when the stream starts late.
@@ -80,12 +80,6 @@ class VideoReader(Protocol):
     def close(self) -> None:
         """Release the file; the reader cannot be used afterwards."""
 
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
 
 OpenReader = Callable[[str, ReaderOptions], VideoReader]
 
@@ -143,7 +137,7 @@ READERS.register("torchcodec", _open_torchcodec)
 
 
 def open_video(
-    path: str | os.PathLike[str],
+    path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
     reader: str = "auto",
     stream_index: int | None = None,
     *,
@@ -156,6 +150,7 @@ def open_video(
 
     Args:
         path: a local file, also as ``file:`` address; no other protocol is opened, see `vlmvid.video.paths`.
+            Bytes are the name as the file system holds it.
         reader: ``auto``, ``pyav``, ``torchcodec`` or ``decord``. ``auto`` is PyAV, and another one only
             for a file that PyAV has no decoder for: PyAV is exact for every container, stops where the
             file stops, and has wheels for every platform. The other two need packages that may be
@@ -189,7 +184,7 @@ def open_video(
         max_frame_pixels=max_frame_pixels,
         index_path=index_path,
     )
-    place = local_path(os.fspath(path))
+    place = local_path(os.fsdecode(path))
     if reader == "auto":
         return _open_auto(place, options)
     return READERS.get(reader)(place, options)

@@ -1,4 +1,4 @@
-"""From the features of T frames to one feature of the clip."""
+"""The temporal transformer over the features of T frames."""
 
 from __future__ import annotations
 
@@ -7,26 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlmvid.config.encoders import PoolingConfig
+from vlmvid.models.pooling.frames import frame_mean
+from vlmvid.models.pooling.spec import PoolingSpec, one_token
 
 # B clips, T frames, D feature_dim, W width, H heads
-
-
-def frame_mean(features_BTD: Tensor) -> Tensor:
-    """The mean over frames (B, T, D) -> (B, D), summed in float64.
-
-    So the order of the frames changes nothing beyond float32 rounding.
-    """
-    # Apple's GPUs have no float64.
-    wide = torch.float32 if features_BTD.device.type == "mps" else torch.float64
-    return features_BTD.mean(dim=1, dtype=wide).to(features_BTD.dtype)
-
-
-class FrameMean(nn.Module):
-    """The mean of the frame features; blind to their order."""
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Features (B, T, D) to (B, D)."""
-        return frame_mean(features)
 
 
 class TemporalBlock(nn.Module):
@@ -95,17 +79,33 @@ class TemporalTransformer(nn.Module):
         for block in self.blocks:
             x_BTW = block(x_BTW)
         mean_BD = frame_mean(features)
-        rms_B1 = mean_BD.detach().pow(2).mean(dim=-1, keepdim=True).sqrt()
         update_BD: Tensor = self.up(self.norm_out(x_BTW).mean(dim=1))
-        return mean_BD + rms_B1 * update_BD
+        return mean_BD + rms(mean_BD) * update_BD
 
 
-def build_temporal(config: PoolingConfig, feature_dim: int, num_frames: int, dropout: float = 0.0) -> nn.Module:
-    """The temporal module of a config; its weights come from torch's current CPU generator."""
-    match config.kind:
-        case "frame_mean":
-            return FrameMean()
-        case "transformer":
-            return TemporalTransformer(
-                feature_dim, num_frames, config.width, config.depth, config.num_heads, dropout=dropout
-            )
+def rms(mean_BD: Tensor) -> Tensor:
+    """The root mean square over channels (B, D) -> (B, 1), without a gradient."""
+    return mean_BD.detach().pow(2).mean(dim=-1, keepdim=True).sqrt()
+
+
+def _build(config: PoolingConfig, feature_dim: int, num_frames: int, dropout: float) -> nn.Module:
+    return TemporalTransformer(feature_dim, num_frames, config.width, config.depth, config.num_heads, dropout=dropout)
+
+
+def _flops(config: PoolingConfig, num_frames: int, num_patches: int, feature_dim: int) -> int:
+    width = config.width
+    block = 24 * num_frames * width**2 + 4 * num_frames**2 * width
+    return 2 * num_frames * feature_dim * width + config.depth * block + 2 * width * feature_dim
+
+
+TRANSFORMER = PoolingSpec(
+    build=_build,
+    reads="frames",
+    gives="feature",
+    is_order_blind=False,
+    num_tokens_out=one_token,
+    flops=_flops,
+    flops_formula="2 T D W + depth (24 T W² + 4 T² W) + 2 W D",
+    definition="the frame mean plus a zero-initialised residual from a transformer over frames with a time embedding",
+    source="CLIP4Clip seqTransf, arXiv 2104.08860",
+)
