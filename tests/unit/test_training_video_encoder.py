@@ -130,3 +130,41 @@ def test_bad_input_is_refused() -> None:
         broken.embed.weight.fill_(float("nan"))
     with pytest.raises(StageError, match="diverged at update 1 of 4"):
         train_video_encoder(broken, config(), good, PREPROCESSING)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_fixed_image_part_is_computed_once_and_nothing_else_changes(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    clips = np.random.default_rng(seed).integers(0, 256, (10, 4, 3, 16, 16), dtype=np.uint8)
+    values = VideoTrainingData(clips, data().text_features, data(10).captions_of)
+    computed: list[int] = []
+    original = VideoEncoder.image_tokens
+
+    def counted(self: VideoEncoder, pixels: torch.Tensor, keep: torch.Tensor | None = None) -> torch.Tensor:
+        computed.append(len(pixels))
+        return original(self, pixels, keep)
+
+    monkeypatch.setattr(VideoEncoder, "image_tokens", counted)
+
+    def train() -> tuple[dict[str, torch.Tensor], np.ndarray]:
+        model = encoder("factorised", freeze_space=True)
+        trained, losses = train_video_encoder(model, config(num_steps=6, seed=seed), values, PREPROCESSING)
+        return trained.state_dict(), losses
+
+    once = train()
+    assert computed == [10]
+    monkeypatch.setattr(VideoEncoder, "is_image_part_fixed", False)
+    always = train()
+    assert computed == [10, *[8] * 6]
+    np.testing.assert_allclose(once[1], always[1], rtol=1e-5)
+    for name, tensor in once[0].items():
+        torch.testing.assert_close(tensor, always[0][name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("factorised", {}), ("divided", {"freeze_space": True}), ("aim", {}), ("factorised", {"tubelet_size": 2})],
+)
+def test_an_image_part_that_is_trained_is_not_fixed(kind: str, options: dict[str, object]) -> None:
+    assert not encoder(kind, **options).is_image_part_fixed

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -30,6 +31,7 @@ from vlmvid.training.optim import build_adamw, lr_at, set_lr
 
 # First words of generators' seeds; 0 to 2 are those of vlmvid.training.align.
 _MASK_STREAM, _DROPOUT_STREAM = 3, 4
+_CLIPS_PER_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,16 @@ class ContrastiveEncoder(nn.Module):
 
     def embed_frames(self, clips: Tensor, keep: Tensor | None = None) -> Tensor:
         """Clips uint8 (B, T, 3, H, W) to embeddings float32 (B, P), L2-normalised; `keep` as in `VideoEncoder`."""
+        return self.embed_tokens(self.image_tokens(clips, keep))
+
+    def image_tokens(self, clips: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Clips uint8 (B, T, 3, H, W) to `VideoEncoder.image_tokens` (B, T', N, D)."""
         pixels = self.preprocessing.apply(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])  # type: ignore[no-untyped-call]
-        patches = self.encoder(pixels, keep)[:, :, self.encoder.num_prefix_tokens :]
+        return self.encoder.image_tokens(pixels, keep)
+
+    def embed_tokens(self, tokens: Tensor) -> Tensor:
+        """Tokens of `image_tokens` to embeddings float32 (B, P), L2-normalised."""
+        patches = self.encoder.behind(tokens)[:, :, self.encoder.num_prefix_tokens :]
         if self.heads.config.pooling.reads == "tokens":
             return self.heads.embed_video(patches)
         return self.heads.embed_video(patches.mean(dim=2) if self.grid_size == 1 else self._cells(patches))
@@ -101,7 +111,7 @@ class ContrastiveEncoder(nn.Module):
         cells = F.adaptive_avg_pool2d(maps, self.grid_size)
         return rearrange(cells, "(b t) d h w -> b t (h w d)", b=len(patches))
 
-    def embed_clips(self, clips: NDArray[np.uint8], batch_size: int = 64) -> NDArray[np.float32]:
+    def embed_clips(self, clips: NDArray[np.uint8], batch_size: int = _CLIPS_PER_BATCH) -> NDArray[np.float32]:
         """Clips uint8 (N, T, 3, H, W) to embeddings float32 (N, P), without gradient."""
         device = self.heads.logit_bias.device
         with torch.inference_mode():
@@ -131,6 +141,9 @@ def train_video_encoder(
     device: str = "cpu",
 ) -> tuple[ContrastiveEncoder, NDArray[np.float64]]:
     """Train an encoder with pooling and heads by the sigmoid loss of `config`; the text features stay as they are.
+
+    Where training changes nothing in the image part (`VideoEncoder.is_image_part_fixed`) and every patch is kept,
+    the image tokens of all clips are computed once and held in memory: N T' P D float32 values.
 
     Args:
         encoder: trained in place; its frozen parameters stay as they are.
@@ -165,15 +178,31 @@ def train_video_encoder(
     optimizer = build_adamw(model, config.optim)
     text_rows = FeatureRows(data.text_features, target, "text features")
     losses = np.zeros(config.optim.num_steps)
+    fixed = _tokens_of_all(model, data.clips) if encoder.is_image_part_fixed and keep_fraction == 1 else None
     for step in range(config.optim.num_steps):
         rows = batch_at(step, len(data.clips), config.optim.global_batch_size, config.seed)
         captions = captions_at(step, rows, data.captions_of, config.seed)
-        clips = torch.from_numpy(data.clips[rows]).to(target)
-        keep = _tubes_at(step, len(rows), encoder, num_frames, keep_fraction=keep_fraction, seed=config.seed)
-        losses[step] = _update(step, model, optimizer, clips, text_rows(captions), keep)
+        if fixed is None:
+            clips = torch.from_numpy(data.clips[rows]).to(target)
+            keep = _tubes_at(step, len(rows), encoder, num_frames, keep_fraction=keep_fraction, seed=config.seed)
+            embed = partial(model.embed_frames, clips, None if keep is None else keep.to(target))
+        else:
+            embed = partial(model.embed_tokens, fixed[torch.from_numpy(rows)].to(target))
+        losses[step] = _update(step, model, optimizer, embed, text_rows(captions))
         if on_step is not None:
             on_step(step + 1, float(losses[step]))
     return model.eval(), losses
+
+
+def _tokens_of_all(model: ContrastiveEncoder, clips: NDArray[np.uint8]) -> Tensor:
+    """The image tokens of every clip, on the CPU: float32 (N, T', P, D)."""
+    with torch.no_grad():
+        device = model.heads.logit_bias.device
+        parts = [
+            model.image_tokens(torch.from_numpy(clips[start : start + _CLIPS_PER_BATCH]).to(device)).cpu()
+            for start in range(0, len(clips), _CLIPS_PER_BATCH)
+        ]
+    return torch.cat(parts)
 
 
 def _tubes_at(
@@ -191,15 +220,14 @@ def _update(
     step: int,
     model: ContrastiveEncoder,
     optimizer: torch.optim.Optimizer,
-    clips: Tensor,
+    embed: Callable[[], Tensor],
     texts: Tensor,
-    keep: Tensor | None,
 ) -> float:
     heads, config = model.heads, model.heads.config
     set_lr(optimizer, lr_at(step, config.optim))
-    with seeded(_seed_of(_DROPOUT_STREAM, config.seed, step), clips.device):
+    with seeded(_seed_of(_DROPOUT_STREAM, config.seed, step), texts.device):
         loss = sigmoid_loss(
-            model.embed_frames(clips, None if keep is None else keep.to(clips.device)),
+            embed(),
             heads.embed_text(texts),
             logit_scale=heads.logit_scale,
             logit_bias=heads.logit_bias,

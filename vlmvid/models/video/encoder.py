@@ -80,6 +80,20 @@ class VideoEncoder(nn.Module):
 
         Raises ConfigError for a shape or a mask that does not fit.
         """
+        return self.behind(self.image_tokens(pixels, keep))
+
+    @property
+    def is_image_part_fixed(self) -> bool:
+        """Whether training changes nothing in `image_tokens`: it then need be computed only once per clip."""
+        own = {id(parameter) for parameter in self.temporal.parameters()} if self.temporal is not None else set()
+        return not any(parameter.requires_grad and id(parameter) not in own for parameter in self.parameters())
+
+    def behind(self, tokens: Tensor) -> Tensor:
+        """What follows the image encoder's blocks: the temporal transformer of ``factorised``, else nothing."""
+        return tokens if self.temporal is None else self.temporal(tokens)
+
+    def image_tokens(self, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
+        """Tokens as of `forward`, without what `behind` adds."""
         if pixels.ndim != 5 or pixels.shape[2] != 3 or tuple(pixels.shape[3:]) != self.image_size:
             raise ConfigError(
                 f"pixels must be (B, T, 3, H={self.image_size[0]}, W={self.image_size[1]}); got {tuple(pixels.shape)}"
@@ -96,7 +110,7 @@ class VideoEncoder(nn.Module):
         for block in self.blocks:
             x = block(x)
         tokens: Tensor = self.norm(x)
-        return tokens if self.temporal is None else self.temporal(tokens)
+        return tokens
 
     def num_steps(self, num_frames: int) -> int:
         """Time steps of a clip of `num_frames`; raises ConfigError when its frames fill no tubelets."""
