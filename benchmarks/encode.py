@@ -104,26 +104,33 @@ def cpu_seconds_of_decoding(clips: Sequence[Path]) -> tuple[float, np.ndarray]:
     return (time.process_time() - started) / len(clips), np.stack(kept)
 
 
-def cpu_seconds_of_forward(frames: np.ndarray, repeats: int) -> float:
-    """CPU seconds per clip of preprocessing and the backbone alone, one thread."""
+def seconds_of_forward(frames: np.ndarray, repeats: int) -> tuple[float, str]:
+    """Seconds per clip of preprocessing and backbone alone, and on what: CPU seconds of one thread, or wall clock."""
     import torch
 
     from vlmvid.config.encoders import VisionConfig
     from vlmvid.models.backbones import load_vision_backbone
 
     torch.set_num_threads(1)
-    backbone = load_vision_backbone(VisionConfig(backbone=BACKBONE))
+    backbone = load_vision_backbone(VisionConfig(backbone=BACKBONE), device="auto")
+    clock = time.process_time if backbone.device.type == "cpu" else time.perf_counter
     backbone.encode_clips(frames)
-    started = time.process_time()
+    started = clock()
     for _ in range(repeats):
-        backbone.encode_clips(frames)
-    return (time.process_time() - started) / (repeats * len(frames))
+        backbone.encode_clips(frames)  # ends with a copy to the host
+    return (clock() - started) / (repeats * len(frames)), backbone.device.type
 
 
-def floor(clips: Sequence[Path]) -> dict[str, float]:
-    """The two parts of the floor, in CPU seconds per clip."""
+def floor(clips: Sequence[Path]) -> dict[str, Any]:
+    """The two parts of the floor, in seconds per clip, and the device of the forward pass."""
     decoding, frames = cpu_seconds_of_decoding(clips)
-    return {"decode": decoding, "forward": cpu_seconds_of_forward(frames, max(1, len(clips) // len(frames)))}
+    forward, device = seconds_of_forward(frames, max(1, len(clips) // len(frames)))
+    return {"decode": decoding, "forward": forward, "device": device}
+
+
+def clips_per_second_at_most(decode: float, forward: float, device: str, cores: int) -> float:
+    """The floor as a rate: cores share both parts on a CPU; an accelerator and the cores work side by side."""
+    return cores / (decode + forward) if device == "cpu" else min(cores / decode, 1 / forward)
 
 
 def stage(clips: Sequence[Path], folder: Path, cores: int) -> dict[str, float]:
@@ -181,7 +188,7 @@ def _cuda_seconds(run: Any, repeats: int = 10) -> float:
     return (time.perf_counter() - started) / repeats
 
 
-def in_process(name: str, arguments: argparse.Namespace, cores: int) -> dict[str, float]:
+def in_process(name: str, arguments: argparse.Namespace, cores: int) -> dict[str, Any]:
     """Run one part in a fresh process on `cores` cores."""
     command = [sys.executable, "-m", "benchmarks.encode", "--part", name, "--cores", str(cores)]
     command += ["--folder", str(arguments.folder), "--num-clips", str(arguments.num_clips)]
@@ -189,11 +196,11 @@ def in_process(name: str, arguments: argparse.Namespace, cores: int) -> dict[str
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **threads}, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr)
-    values: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    values: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return values
 
 
-def part(name: str, arguments: argparse.Namespace) -> dict[str, float]:
+def part(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: arguments.cores])
     clips = sorted((arguments.folder / "unique").iterdir())[: arguments.num_clips]
@@ -205,18 +212,18 @@ def part(name: str, arguments: argparse.Namespace) -> dict[str, float]:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     unique_clips(arguments.folder, arguments.num_clips)
-    runs: dict[str, list[dict[str, float]]] = {}
+    runs: dict[str, list[dict[str, Any]]] = {}
     for _ in range(arguments.rounds):
         for cores in arguments.cores_tried:
             runs.setdefault(f"stage_{cores}", []).append(in_process("stage", arguments, cores))
         runs.setdefault("floor", []).append(in_process("floor", arguments, 1))
     runs["again"] = [in_process("again", arguments, max(arguments.cores_tried))]
     bare = {name: statistics.median(run[name] for run in runs["floor"]) for name in ("decode", "forward")}
-    found: dict[str, Any] = {"cpu_seconds_per_clip": bare, "num_clips": arguments.num_clips, "gpu": gpu()}
+    found: dict[str, Any] = {"seconds_per_clip": bare, "num_clips": arguments.num_clips, "gpu": gpu()}
     for cores in arguments.cores_tried:
         rows = runs[f"stage_{cores}"]
         rates = [run["clips"] / run["first"] for run in rows]
-        bound = cores / (bare["decode"] + bare["forward"])
+        bound = clips_per_second_at_most(bare["decode"], bare["forward"], runs["floor"][0]["device"], cores)
         found[f"{cores}_cores"] = {
             "clips_per_second": spread(rates),
             "floor_clips_per_second": bound,

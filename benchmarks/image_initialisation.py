@@ -57,10 +57,11 @@ def load(path: Path) -> VideoTrainingConfig:
     return validate(VideoTrainingConfig, read_recipe_dict(path), source=str(path))
 
 
-def planned_clips(config: VideoTrainingConfig) -> tuple[list[PlannedClip], list[PlannedClip]]:
+def planned_clips(config: VideoTrainingConfig) -> tuple[list[PlannedClip], dict[int, list[PlannedClip]]]:
+    """The training clips, and a test gallery of its own for each seed: their errors are then independent."""
     world = config.world
     train = list(training_clips(world.seed, world.num_train, world.num_temporal_pairs))
-    return train, list(test_clips(world.seed, world.num_test_bases))
+    return train, {seed: list(test_clips(world.seed + seed, world.num_test_bases)) for seed in config.seeds}
 
 
 def draw(clips: Sequence[PlannedClip], config: VideoTrainingConfig) -> Frames:
@@ -98,12 +99,13 @@ class Experiment:
         home.mkdir(parents=True, exist_ok=True)
         self.preprocessing = preprocessing_of(config.vit)
         train, self.test = planned_clips(config)
-        self.train_frames, self.test_frames = draw(train, config), draw(self.test, config)
+        self.train_frames = draw(train, config)
+        self.test_frames = {seed: draw(clips, config) for seed, clips in self.test.items()}
         # Nine per clip, some of them about the motion alone; the test asks for full captions.
         seed = config.world.seed
         of_train = [training_captions(clip.scene, seed=seed, index=clip.number, knobs=Knobs()) for clip in train]
         own = {caption for captions in of_train for caption in captions}
-        self.captions = sorted(own | {full_caption(clip.scene) for clip in self.test})
+        self.captions = sorted(own | {full_caption(clip.scene) for clips in self.test.values() for clip in clips})
         row = {caption: index for index, caption in enumerate(self.captions)}
         self.captions_of = tuple(tuple(row[caption] for caption in captions) for captions in of_train)
         self.text_features = load_text_encoder(config.text).encode(self.captions)
@@ -157,9 +159,10 @@ class Experiment:
                 video_id=clip.video_id, path=clip.video_id, split="test", captions=(full_caption(clip.scene),),
                 attributes=clip.attributes(),
             )
-            for clip in self.test
+            for clip in self.test[seed]
         )  # fmt: skip
-        data = EvaluationData(clips, model.embed_clips(self.test_frames), lambda texts: embeds[[row[t] for t in texts]])
+        frames = self.test_frames[seed]
+        data = EvaluationData(clips, model.embed_clips(frames), lambda texts: embeds[[row[t] for t in texts]])
         asked = EvaluateConfig(tasks=("retrieval", "temporal"), seed=seed)
         metrics = [*retrieval.run(data, asked).metrics, *temporal.run(data, asked).metrics]
         return {metric.name: metric.to_json() for metric in metrics}
@@ -206,8 +209,9 @@ def main() -> int:
     table = summary(runs)
     document = {
         "protocol": (
-            f"{len(experiment.test)} test clips whose combinations are not in training, {len(config.seeds)} seeds of "
-            "the video encoder's training; 95 % intervals over seeds and clips"
+            f"{len(config.seeds)} seeds of the video encoder's training, each with a gallery of its own: "
+            f"{len(experiment.test[config.seeds[0]])} test clips whose combinations are not in training; 95 % "
+            "intervals over seeds and clips"
         ),
         "config": config.model_dump(mode="json"),
         "num_threads": torch.get_num_threads(),

@@ -16,8 +16,10 @@ import pytest
 
 from tests.unit.s3_fixtures import Proxy, bucket, s3_server
 from vlmvid.artifacts import Facts, KeyParts, LedgerRow, Store, open_store
+from vlmvid.artifacts.files import MissingResult
 from vlmvid.artifacts.mirror import Mirror
 from vlmvid.artifacts.objects import Objects, may_pass
+from vlmvid.artifacts.shared_store import SharedStore
 from vlmvid.errors import ArtifactError, ConfigError
 
 __all__ = ["bucket", "s3_server"]
@@ -303,6 +305,82 @@ def test_a_store_that_does_not_answer_is_named(
         objects.upload(Path(__file__), "x")
     with pytest.raises(ConfigError, match=r"VLMVID_HOME='s3://.*is not writable"):
         open_store(bucket)
+
+
+def test_an_outage_does_not_read_as_no_result(
+    bucket: str, s3_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import s3fs
+
+    monkeypatch.setenv("VLMVID_CACHE", str(tmp_path / "one"))
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    first = open_store(bucket)
+    key = publish(first)
+    shard = first.clips("encode").write(["a"], {"features": features(0, rows=1)})
+    with closing(Proxy(s3_server, cuts=10**6, after=0)) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.uri)
+        cut = SharedStore(Mirror(Objects(bucket, attempts=1), first.home), verify=True)
+        for ask in (
+            lambda: cut.manifest("evaluate", key),
+            lambda: cut.ref("evaluate", key),
+            lambda: cut.input_key("evaluate", key),
+            lambda: cut.clips("encode").rows(["a"]),
+            lambda: cut.verify_clips("encode"),
+        ):
+            with pytest.raises(ArtifactError, match="cannot .* in the store") as caught:
+                ask()
+            assert not isinstance(caught.value, MissingResult)
+        assert proxy.num_cut >= 5
+    # What cannot be fetched for a while is not damaged: neither the artifact nor the shard is given up.
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
+    checking = SharedStore(Mirror(Objects(bucket, attempts=1), first.home), verify=True)
+    checking.clips("encode").rows(["a"])
+
+    def cut_off(self: Objects, name: str, path: Path) -> None:
+        raise ArtifactError(f"cannot download {name} in the store: ConnectionResetError")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Objects, "_get", cut_off)
+        for ask in (lambda: checking.verify_clips("encode"), lambda: checking.manifest("evaluate", key)):
+            with pytest.raises(ArtifactError, match="cannot download"):
+                ask()
+    assert checking.verify_clips("encode") == [] and checking.clips("encode").rows(["a"])["a"].shard == shard
+    assert checking.manifest("evaluate", key) is not None
+    assert checking.manifest("evaluate", "0" * 16) is None
+
+
+def test_an_artifact_whose_object_is_gone_is_missing(machine: Any) -> None:
+    first = machine("one")
+    key = publish(first)
+    objects = objects_of(first)
+    name = f"stages/evaluate/data/{key}"
+    for digest in objects.names(name):
+        for file in objects.names(f"{name}/{digest}") - {"samples"}:
+            objects.delete(f"{name}/{digest}/{file}")
+    with pytest.raises(MissingResult):
+        machine("two").open_artifact("evaluate", key)
+    assert machine("two", verify=True).manifest("evaluate", key) is None
+
+
+def test_a_write_lists_no_shards(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine("two").clips("encode").write(["x"], {"features": features(9, rows=1)})
+    clips = machine("one").clips("encode")
+    clips.rows([])
+    asked: list[str] = []
+    names = Objects.names
+
+    def counted(self: Objects, folder: str) -> set[str]:
+        asked.append(folder)
+        return names(self, folder)
+
+    monkeypatch.setattr(Objects, "names", counted)
+    shards = [clips.write([key], {"features": features(i, rows=1)}) for i, key in enumerate("abc")]
+    assert clips.write(["b"], {"features": features(1, rows=1)}) == shards[1]
+    for i, shard in enumerate(shards):
+        np.testing.assert_array_equal(clips.array(shard, "features"), features(i, rows=1))
+    assert asked == []
+    assert set(clips.rows("abcx")) == set("abcx") and len(asked) == 1
 
 
 def test_a_bucket_that_is_not_there_is_refused_at_once(bucket: str) -> None:

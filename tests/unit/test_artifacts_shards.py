@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -374,3 +375,83 @@ class TestTensorFiles:
         with pytest.raises(DatasetError, match="cannot be read"):
             load_tensor_file(tmp_path / "a.pt")
         assert not marker.exists()
+
+
+class TestWriting:
+    @pytest.mark.parametrize("name", ["../pwned", "cls/mean", "", ".hidden", "a\n", "/abs"])
+    def test_names_that_are_no_columns(self, tmp_path: Path, name: str) -> None:
+        store = ClipStore(tmp_path / "home", "encode")
+        with pytest.raises(ArtifactError, match="cannot be named"):
+            store.write(["a"], {"features": np.zeros((1, 2)), name: np.zeros((1, 2))})
+        assert not list(tmp_path.rglob("*"))
+
+    def test_a_write_reads_no_other_shard(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        store, arrays = filled(tmp_path, [2, 2], (3,), "float32")
+        rows = store.rows(["0/1", "1/0"])
+        ClipStore(tmp_path, "encode").write(["other"], {"features": features((1, 3), "float32")})
+        read: list[str] = []
+        names, read_manifest = ClipStore._names, ClipStore._read_manifest
+
+        def listed(self: ClipStore) -> set[str]:
+            read.append("all")
+            return names(self)
+
+        def counted(self: ClipStore, shard: str) -> Any:
+            read.append(shard)
+            return read_manifest(self, shard)
+
+        monkeypatch.setattr(ClipStore, "_names", listed)
+        monkeypatch.setattr(ClipStore, "_read_manifest", counted)
+        new = store.write(["new"], {"features": features((1, 3), "float32")})
+        assert set(read) == {new}
+        monkeypatch.undo()
+        assert set(store.rows(["0/1", "1/0", "new", "other"])) == {"0/1", "1/0", "new", "other"}
+        assert store.rows(["0/1", "1/0"]) == rows
+        np.testing.assert_array_equal(store.gather("features", [rows["1/0"]])[0], arrays[1][0])
+
+    def test_a_damaged_shard_is_written_again(self, tmp_path: Path) -> None:
+        store, arrays = filled(tmp_path, [2], (3,), "float32")
+        shard = store.rows(["0/0"])["0/0"].shard
+        (tmp_path / "encode" / shard / "features.npy").write_bytes(b"short")
+        assert store.write(["0/0", "0/1"], {"features": arrays[0]}) == shard
+        assert store.missing({"0/0": Row(shard, 0), "0/1": Row(shard, 1)}) == []
+        np.testing.assert_array_equal(store.array(shard, "features"), arrays[0])
+
+    def test_another_writer_of_the_same_keys_was_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Both find nothing; the columns that are noted are those that lie there, not those that were dropped."""
+        store, values = ClipStore(tmp_path, "encode"), features((1, 3), "float32")
+        shards = []
+
+        def overtaken(self: ClipStore, shard: str, manifest: Any, folder: Path) -> None:
+            monkeypatch.undo()
+            shards.append(ClipStore(tmp_path, "encode").write(["a"], {"first": values}))
+
+        monkeypatch.setattr(ClipStore, "_publish", overtaken)
+        assert [store.write(["a"], {"second": values})] == shards
+        assert set(store.columns(shards)) == {"first"}
+        assert store.rows(["a"], ["second"]) == {}
+
+    def test_threads_write_and_look_at_once(self, tmp_path: Path) -> None:
+        store = ClipStore(tmp_path, "encode")
+
+        def work(number: int) -> bool:
+            keys = [f"{number}/{row}" for row in range(3)]
+            shard = store.write(keys, {"features": np.full((3, 2), number)})
+            return store.rows(keys) == {key: Row(shard, row) for row, key in enumerate(keys)}
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(work, range(40)))
+        again = ClipStore(tmp_path, "encode")
+        keys = [f"{number}/{row}" for number in range(40) for row in range(3)]
+        assert store.rows(keys) == again.rows(keys) and len(again.rows(keys)) == 120
+
+
+def test_a_clip_in_two_shards_is_missing_from_neither(tmp_path: Path) -> None:
+    store, values = ClipStore(tmp_path, "encode"), np.zeros((2, 3))
+    one, two = store.write(["a", "b"], {"x": values}), store.write(["b", "a"], {"x": values})
+    for opened in (store, ClipStore(tmp_path, "encode")):
+        assert opened.missing({"a": Row(one, 0), "b": Row(two, 0)}) == []
+        assert opened.missing({"a": Row(two, 1), "b": Row(one, 1)}) == []
+        assert opened.missing({"a": Row(one, 1), "b": Row("gone", 0), "c": Row(one, 0)}) == ["a", "b", "c"]
+    store.discard(one)
+    assert store.missing({"a": Row(one, 0), "b": Row(two, 0)}) == ["a"]

@@ -183,6 +183,21 @@ class TestSail:
         with pytest.raises(DatasetError, match=words):
             sail(tmp_path / "sail", tmp_path / "home")
 
+    @pytest.mark.parametrize("name", ["../../../../pwned", "cls/mean", "", ".hidden", "a\n", "é"])
+    def test_keys_that_cannot_name_a_column(self, tmp_path: Path, name: str) -> None:
+        (tmp_path / "sail").mkdir()
+        torch.save({"cls": torch.zeros(2, 4), name: torch.zeros(2, 4)}, tmp_path / "sail" / "0.pt")
+        with pytest.raises(DatasetError) as caught:
+            sail(tmp_path / "sail", tmp_path / "a" / "home")
+        assert f"{tmp_path / 'sail' / '0.pt'} holds a tensor of the key {name!r}" in str(caught.value)
+        assert not [path for path in tmp_path.rglob("*.npy")]
+
+    def test_a_key_with_a_dot_or_a_dash_names_a_column(self, tmp_path: Path) -> None:
+        (tmp_path / "sail").mkdir()
+        torch.save({"cls.mean-1": torch.ones(2, 4)}, tmp_path / "sail" / "0.pt")
+        ref = sail(tmp_path / "sail", tmp_path / "home")
+        assert read_embeddings(ref.uri, column="cls.mean-1")[1].tolist() == [[1.0] * 4] * 2
+
     @pytest.mark.parametrize("lengths", [(4, 2, 4), (2, 4), (4, 4, 3, 3)])
     def test_batches_of_two_sizes_are_two_runs(self, tmp_path: Path, lengths: tuple[int, ...]) -> None:
         folder = sail_folder(tmp_path / "sail", *[values(length) for length in lengths])
@@ -315,6 +330,22 @@ class TestClipRetrieval:
 class TestReading:
     def test_other_folders_are_refused(self, tmp_path: Path) -> None:
         with pytest.raises(ArtifactError, match="is no artifact"):
+            read_embeddings(tmp_path)
+
+    @pytest.mark.parametrize(
+        "address", ["/", "/one", "x", "s3://bucket", "s3://bucket/key", "s3://stages/encode/key", "memory://a/b/c/d"]
+    )
+    def test_addresses_too_short_for_an_artifact(
+        self, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(ArtifactError, match="is no artifact of a store"):
+            read_embeddings(address)
+        assert not list(tmp_path.iterdir())
+
+    def test_a_folder_that_looks_like_an_artifact(self, tmp_path: Path) -> None:
+        (tmp_path / "manifest.json").write_text("{}")
+        with pytest.raises(ArtifactError, match="is no artifact of a store"):
             read_embeddings(tmp_path)
 
     def test_an_index_without_columns_is_read(self, tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from vlmvid.config.encoders import PoolingConfig
@@ -203,6 +205,36 @@ def test_saved_alignment_gives_the_same_embeddings(tmp_path: Path) -> None:
         assert torch.equal(loaded.embed_video(x), model.embed_video(x))
         assert torch.equal(loaded.embed_text(y), model.embed_text(y))
     assert torch.equal(loaded.log_logit_scale, model.log_logit_scale)
+
+
+def test_an_alignment_saved_while_pooling_was_called_temporal_is_read(tmp_path: Path) -> None:
+    model = AlignmentModel(12, 7, 5, FULL).eval()
+    wake(model.pooling)  # type: ignore[arg-type]
+    save_alignment(model, tmp_path)
+    weights, path = tmp_path / "alignment.safetensors", tmp_path / "alignment.json"
+    names = {name: name.replace("pooling.", "temporal.") for name in load_file(weights)}
+    assert "temporal.up.weight" in names.values()
+    save_file({names[name]: tensor for name, tensor in load_file(weights).items()}, weights)
+    x = features(3, 5, 12)
+    # Between the two renamings the config said pooling and the tensors still temporal.
+    for rename_config in (False, True):
+        values = json.loads(path.read_text())
+        if rename_config:
+            kept = ("kind", "width", "depth", "num_heads")
+            pooling = values["config"].pop("pooling")
+            values["config"]["temporal"] = {key: pooling[key] for key in kept}
+            path.write_text(json.dumps(values))
+        loaded = load_alignment(tmp_path)
+        assert loaded.config == FULL
+        with torch.inference_mode():
+            assert torch.equal(loaded.embed_video(x), model.embed_video(x))
+    save_file(load_file(weights) | {"temporal.more": torch.zeros(1)}, weights)
+    with pytest.raises(CheckpointError, match="1 too many: pooling.more"):
+        load_alignment(tmp_path)
+    values["config"]["pooling"] = values["config"]["temporal"]
+    path.write_text(json.dumps(values))
+    with pytest.raises(CheckpointError, match="not a saved alignment"):
+        load_alignment(tmp_path)
 
 
 def test_a_saved_alignment_is_loaded_strictly(tmp_path: Path) -> None:

@@ -246,6 +246,8 @@ def test_an_unknown_family_lists_the_known_ones() -> None:
         (LITE, {"layer": 5, "image_size": 64}, "layer=5.*out of range"),
         (LITE, {"feature": "grid", "grid_size": 3, "image_size": 64}, "at least grid_size=3 a side"),
         ("hf:/no/such/folder", {}, "does not exist"),
+        ("timm:coat_lite_tiny", {"pretrained": False}, "cls_token1 but .* class token cannot be told from patches"),
+        ("timm:pit_xs_distilled_224", {"pretrained": False}, "class token cannot be told from patches"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_at_load(
@@ -253,6 +255,15 @@ def test_settings_that_cannot_work_are_refused_at_load(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         load(backbone, **settings)
+
+
+def test_a_timm_model_of_several_outputs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = create_timm("test_convnext")
+    forward = model.forward_features
+    # As CoaT and CrossViT do, in a fraction of their time.
+    monkeypatch.setattr(type(model), "forward_features", lambda _, pixels: [forward(pixels), forward(pixels)])
+    with pytest.raises(ConfigError, match=r"\(ConvNeXt\) gives a list of several outputs; expected one tensor"):
+        load("timm:test_convnext", pretrained=False)
 
 
 def test_pretrained_timm_weights_come_from_the_local_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -353,7 +364,12 @@ def test_pretrained_weights_need_their_preprocessing(tmp_path: Path) -> None:
     folder = save_model(tiny_vision("vit"), tmp_path / "vit", preprocessor=None)
     with pytest.raises(ConfigError, match="has no preprocessor_config.json"):
         load(f"hf:{folder}")
-    for values, message in [({"resample": 0}, "resample=0"), ({"rescale_factor": 1.0}, "other than by 1/255")]:
+    for values, message in [
+        ({"resample": 0}, "resample=0"),
+        ({"rescale_factor": 1.0}, "other than by 1/255"),
+        ({"image_mean": None}, "image_mean=None, so its normalisation is unknown"),
+        ({"image_std": 0.5}, "image_std=0.5, so its"),
+    ]:
         (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR | values))
         with pytest.raises(ConfigError, match=message):
             load(f"hf:{folder}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import random
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from safetensors.torch import load_file, save_file
 
 from tests.unit.models_fixtures import copy_tokenizer, random_frames, save_model, tiny_clip, tiny_vision
 from vlmvid.config.encoders import TextConfig, VisionConfig
-from vlmvid.errors import CheckpointError, ConfigError
+from vlmvid.errors import CheckpointError, ConfigError, DatasetError
 from vlmvid.models.backbones import load_vision_backbone
 from vlmvid.models.backbones.timm_backbone import create_timm
 from vlmvid.models.digests import sha256_file
+from vlmvid.models.module_files import read_tensors
 from vlmvid.models.saving import load_vision, save_vision
+from vlmvid.models.tensors import load_tensor_file
 from vlmvid.models.text import load_text_encoder
 from vlmvid.models.weights import text_weights_digest, vision_weights_digest
 
@@ -99,6 +102,46 @@ def test_a_plain_pickle_is_refused_too(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="could run code"):
         load(f"hf:{folder}")
     assert not (tmp_path / "written").exists()
+
+
+@pytest.mark.parametrize("kind", ["zip.pt", "legacy.pt", "a.safetensors"])
+def test_damaged_weight_files_are_errors_of_vlmvid(kind: str, tmp_path: Path) -> None:
+    state = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(4, dtype=torch.int64)}
+    path = tmp_path / kind
+    if kind.endswith("safetensors"):
+        save_file(state, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=kind == "zip.pt")
+    good, rng, refused = path.read_bytes(), random.Random(0), 0
+    causes = set()
+    for _ in range(300):
+        damaged = bytearray(good)
+        for _ in range(rng.randint(1, 4)):
+            damaged[rng.randrange(min(len(good), 700))] = rng.randrange(256)
+        path.write_bytes(damaged[: rng.randrange(len(good))] if rng.random() < 0.2 else damaged)
+        for read, expected in ((read_tensors, CheckpointError), (load_tensor_file, DatasetError)):
+            if read is load_tensor_file and kind == "a.safetensors":
+                continue
+            try:
+                read(path)
+            except expected as error:
+                assert str(path) in str(error) and not str(error).endswith("read: ")
+                causes.add(type(error.__cause__))
+                refused += 1
+    assert refused > 100
+    # The damage reaches deep enough to raise more than the reader's own classes.
+    assert kind == "a.safetensors" or {UnicodeDecodeError, KeyError} <= causes
+
+
+@pytest.mark.parametrize("family", ["hf", "timm"])
+def test_a_damaged_pickle_of_a_model_is_a_checkpoint_error(family: str, tmp_path: Path) -> None:
+    folder = timm_folder(tmp_path / "m") if family == "timm" else save_model(tiny_vision("vit"), tmp_path / "m")
+    path = as_pickle(folder) / "pytorch_model.bin"
+    # Opcodes that pop what was never pushed, text that is no text, a lookup of nothing, and an end too soon.
+    for data in (b"\x80\x02s.", b"\x80\x02X\x01\x00\x00\x00\xff.", b"\x80\x02h\x09.", b"\x80\x02"):
+        path.write_bytes(data)
+        with pytest.raises(CheckpointError, match="pytorch_model.bin"):
+            load(f"{family}:{folder}")
 
 
 def test_missing_extra_and_misshapen_tensors_are_listed(tmp_path: Path) -> None:

@@ -33,11 +33,15 @@ class Row:
     size: int = 32
     steps: int = 4
     settings: dict[str, Any] = field(default_factory=dict)
+    registers_only: bool = False  # the prefix holds no class token
 
 
 ROWS = {
     "efficientnet-lite0": Row("efficientnet-lite0", 0, 2, 5, size=64),
     "timm vit": Row("timm:test_vit", 1, 4, 6, size=64, settings={"image_size": 64}),
+    "timm vit of registers": Row(
+        "timm:vit_wee_patch16_reg1_gap_256", 1, 2, 14, settings={"image_size": 32}, registers_only=True
+    ),
     "timm convnext": Row("timm:test_convnext", 0, 2, 4, size=64, settings={"image_size": 64}),
     "timm efficientnet": Row("timm:test_efficientnet", 0, 2, 5, size=64, settings={"image_size": 64}),
     "clip": Row("hf:clip", 1, 4, 3),
@@ -119,7 +123,9 @@ def test_tokens_of_clips_have_the_stated_shape(name: str) -> None:
     tokens = backbone.clip_tokens(pixels)
     assert tokens.shape == (2, row.steps, row.prefix + row.side**2, backbone.token_dim)
     assert tokens.dtype == torch.float32 and tokens.is_inference()
-    assert backbone.available_features() == ("mean", *(("cls", "cls_mean") if row.prefix else ()), "grid")
+    has_class_token = row.prefix > 0 and not row.registers_only
+    assert backbone.has_class_token == has_class_token
+    assert backbone.available_features() == ("mean", *(("cls", "cls_mean") if has_class_token else ()), "grid")
 
 
 @EVERY
@@ -187,7 +193,7 @@ def test_a_level_that_is_not_there_is_refused_with_their_number(name: str) -> No
 def test_features_that_a_backbone_lacks_are_refused_with_those_it_has(name: str) -> None:
     row, backbone = ROWS[name], shared(name)
     has = ", ".join(backbone.available_features())
-    if not row.prefix:
+    if not row.prefix or row.registers_only:
         with pytest.raises(ConfigError, match=f"has no class token.*one of feature: {has}"):
             backbone.encode_clips(clips(name), ("mean", "cls_mean"))
     with pytest.raises(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +20,7 @@ from vlmvid.config.encoders import VisionConfig
 from vlmvid.errors import ConfigError
 from vlmvid.models.backbones import load_vision_backbone
 from vlmvid.models.backbones.base import FrozenBackbone
-from vlmvid.models.runtime import BatchLimit, require_precision, resolve_device, run_in_batches
+from vlmvid.models.runtime import BatchLimit, require_precision, resolve_device, run_in_batches, seeded
 from vlmvid.models.saving import load_vision, save_vision
 
 
@@ -101,6 +104,62 @@ def test_a_limit_may_be_shared_among_threads() -> None:
         done = list(pool.map(lambda _: run_in_batches(Memory(3), list(range(20)), 16, limit), range(8)))
     assert limit.size == 2
     assert all([v for part in parts for v in part] == [i * i for i in range(20)] for parts in done)
+
+
+def test_seeded_blocks_of_several_threads_draw_what_each_draws_alone() -> None:
+    def draw(seed: int) -> torch.Tensor:
+        with seeded(seed):
+            values = []
+            for _ in range(3):
+                values.append(torch.rand(3))
+                time.sleep(0.005)
+            with seeded(seed + 100):  # reentrant: a seeded block may build what seeds itself
+                values.append(torch.rand(3))
+            return torch.cat([*values, torch.rand(3)])
+
+    before = torch.get_rng_state()
+    alone = [draw(seed) for seed in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(draw, range(8)))
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_random_backbones_loaded_at_once_have_the_weights_of_their_seeds() -> None:
+    def load(seed: int) -> dict[str, torch.Tensor]:
+        return dict(tiny(seed=seed).module.state_dict())
+
+    alone = [load(seed) for seed in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(load, range(4)))
+    for first, again in zip(alone, together, strict=True):
+        assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
+
+
+def test_threads_that_come_first_at_once_find_torchvision_ready() -> None:
+    code = (
+        "import threading\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "import torch\n"
+        "from vlmvid.models import torchvision_compat\n"
+        "start, load = threading.Barrier(4), torchvision_compat._load_extension\n"
+        "def slowly(folder):\n"
+        "    load(folder)\n"
+        "    import time; time.sleep(0.1)\n"
+        "torchvision_compat._load_extension = slowly\n"
+        "def first(_):\n"
+        "    start.wait()\n"
+        "    return torchvision_compat.ensure_torchvision()\n"
+        "with ThreadPoolExecutor(4) as pool:\n"
+        "    found = list(pool.map(first, range(4)))\n"
+        "assert all(one is found[0] for one in found)\n"
+        "del found\n"
+        "import gc; gc.collect()\n"
+        "import torchvision\n"
+        "assert hasattr(torch.ops.torchvision, 'nms')\n"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_backbone_without_memory_gives_the_same_features(monkeypatch: pytest.MonkeyPatch) -> None:

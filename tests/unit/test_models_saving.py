@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from tests.unit.models_fixtures import random_frames, save_model, tiny_vision
 from vlmvid.config.encoders import TextConfig, VisionConfig
 from vlmvid.errors import CheckpointError
 from vlmvid.models.backbones import load_vision_backbone
+from vlmvid.models.module_files import load_module, save_module
 from vlmvid.models.saving import load_text, load_vision, save_text, save_vision
 from vlmvid.models.text import load_text_encoder
 
@@ -123,3 +125,16 @@ def test_damaged_folders_are_checkpoint_errors(tmp_path: Path) -> None:
         path.write_text(good.replace(old, new))
         with pytest.raises(CheckpointError, match=message):
             load_vision(tmp_path)
+
+
+def test_tensors_that_are_missing_or_too_many_are_listed(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    stored = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Linear(2, 2))
+    save_module(stored, path)
+    wanted = torch.nn.Sequential(torch.nn.Linear(3, 2, bias=False), torch.nn.Linear(2, 3), torch.nn.LayerNorm(3))
+    with pytest.raises(CheckpointError) as caught:
+        load_module(wanted, path)
+    assert str(caught.value) == (
+        f"{path} does not fit Sequential: 2 missing: 2.bias, 2.weight; 1 too many: 0.bias; 2 of another shape: "
+        "1.bias (2,) instead of (3,), 1.weight (2, 2) instead of (3, 2)"
+    )

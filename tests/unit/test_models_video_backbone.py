@@ -51,6 +51,7 @@ def test_a_saved_encoder_is_a_backbone(tmp_path: Path, kind: str) -> None:
     np.testing.assert_allclose(found["tokens"], tokens, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(found["mean"], tokens[:, :, 2:].mean(axis=2), rtol=1e-5, atol=1e-5)
     assert (backbone.tubelet_size, backbone.num_prefix_tokens, backbone.num_steps(6)) == (2, 2, 3)
+    assert backbone.has_class_token
 
 
 def test_frames_of_a_clip_see_one_another(tmp_path: Path) -> None:
@@ -104,9 +105,12 @@ def test_weights_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "video.safetensors"
     good = load_file(path)
     for change, message in [
-        ({name: tensor for name, tensor in good.items() if name != "cls_token"}, "missing cls_token"),
-        ({**good, "other": torch.zeros(1)}, "unexpected other"),
-        ({**good, "cls_token": torch.zeros(1, 1, 3)}, r"cls_token is \(1, 1, 3\), expected \(1, 1, 16\)"),
+        ({name: tensor for name, tensor in good.items() if name != "cls_token"}, "1 missing: cls_token"),
+        ({**good, "other": torch.zeros(1)}, "1 too many: other"),
+        (
+            {**good, "cls_token": torch.zeros(1, 1, 3)},
+            r"1 of another shape: cls_token \(1, 1, 3\) instead of \(1, 1, 16\)",
+        ),
     ]:
         save_file(change, path)
         with pytest.raises(CheckpointError, match=message):

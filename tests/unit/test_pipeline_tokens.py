@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 import vlmvid
 from tests.tiny import RECIPE, write_dataset
-from tests.unit.pipeline_fixtures import count_opens, features_of, index_of, ledger_of, request_for, run
+from tests.unit.pipeline_fixtures import count_opens, features_of, index_of, ledger_of, request_for, run, statuses
 from tests.unit.tracking_fixtures import fresh_home
 from vlmvid.artifacts.arrays import as_float32
 from vlmvid.errors import ConfigError, StageError
@@ -109,6 +110,36 @@ def test_a_pooling_over_patches_without_tokens_is_refused_before_any_work(tmp_pa
         request_for(tmp_path, tmp_path / "home", manifest, (), align=align)
 
 
+class TestTokensThatAreGone:
+    @pytest.fixture
+    def request_(self, tmp_path: Path, home: Path, manifest: Path) -> RunRequest:
+        request = request_for(tmp_path, home, manifest, (FUSED, KEPT), **ENCODE)
+        run(request)
+        assert statuses(request)["encode"][0] == "cached"
+        return request
+
+    def test_they_are_made_again(self, request_: RunRequest, home: Path) -> None:
+        whole = features_of(request_)
+        shards = sorted((home / "clips" / "tokens").iterdir())
+        shutil.rmtree(shards[0])
+        open_context.cache_clear()
+        assert statuses(request_)["encode"] == ("run", "the tokens of 4 clips are missing or damaged")
+        run(request_)
+        assert sorted((home / "clips" / "tokens").iterdir()) == shards
+        assert features_of(request_).tobytes() == whole.tobytes()
+        assert statuses(request_)["encode"][0] == "cached"
+
+    def test_damage_is_found_and_mended(self, request_: RunRequest, home: Path) -> None:
+        path = next((home / "clips" / "tokens").glob("*/patches.npy"))
+        values = path.read_bytes()
+        path.write_bytes(values[:-1] + bytes([values[-1] ^ 1]))
+        verified = request_.model_copy(update={"verify": True})
+        open_context.cache_clear()
+        assert statuses(verified)["encode"] == ("run", "1 stored shards are damaged")
+        run(verified)
+        assert path.read_bytes() == values
+
+
 class TestFeaturesThatAreNotFinite:
     @pytest.fixture
     def poisoned(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,12 +167,40 @@ class TestFeaturesThatAreNotFinite:
         run(request)
         bad = [row for row in index_of(request) if row.status != "ok"]
         assert [(row.video_id, row.reason_code) for row in bad] == [(v, "not_finite") for v in ("v1", "v5", "v9")]
-        assert bad[0].message.startswith("v1: the features of timm:test_vit hold NaN or infinity")
+        assert bad[0].message.startswith("the features or tokens of timm:test_vit hold NaN or infinity")
         assert ledger_of(request, "encode")["v1"].status == "failed_permanent"
         assert np.isfinite(features_of(request)).all() and len(features_of(request)) == 7
         forwards = count_forwards(monkeypatch)
         run(request_for(tmp_path, home, manifest, (*overrides, "encode.also=[]"), **ENCODE), "ingest", "encode")
         assert forwards == []
+
+    @pytest.mark.usefixtures("poisoned")
+    def test_with_kept_frames_the_stage_is_cached_and_retried_when_asked(
+        self, tmp_path: Path, home: Path, manifest: Path
+    ) -> None:
+        request = request_for(tmp_path, home, manifest, ("options.max_failed_fraction=0.5",), **ENCODE)
+        run(request)
+        assert statuses(request)["encode"][0] == "cached"
+        retried = request.model_copy(update={"retry_failed": True})
+        assert statuses(retried)["encode"] == ("run", "--retry failed: 3 clips are tried again")
+
+    def test_tokens_beyond_the_stored_dtype_refuse_the_clip(
+        self, tmp_path: Path, home: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        original = FrozenBackbone.encode_clips
+
+        def with_a_large_patch(self: FrozenBackbone, frames: Any, *args: Any, **kwargs: Any) -> Any:
+            found = original(self, frames, *args, **kwargs)
+            found["tokens"][0, 0, -1, 0] = 1e5  # fits float32, not float16
+            return found
+
+        monkeypatch.setattr(FrozenBackbone, "encode_clips", with_a_large_patch)
+        overrides = (FUSED, KEPT, "encode.vision.feature=cls", "encode.dtype=float16")
+        request = request_for(tmp_path, home, manifest, (*overrides, "options.max_failed_fraction=0.5"), **ENCODE)
+        run(request)
+        good = [row for row in index_of(request) if row.status == "ok"]
+        assert [row.video_id for row in index_of(request) if row.reason_code == "not_finite"] == ["v0", "v4", "v8"]
+        assert np.isfinite(read_patches(open_context(request), good)).all()
 
     @pytest.mark.usefixtures("poisoned")
     def test_too_many_of_them_stop_the_run(self, tmp_path: Path, home: Path, manifest: Path) -> None:

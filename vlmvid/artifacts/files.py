@@ -14,6 +14,13 @@ from typing import Any
 from vlmvid.errors import ArtifactError
 
 
+class MissingResult(ArtifactError):
+    """A stored result is not there, or is damaged: computing it again is the mend.
+
+    Other ArtifactErrors (a shared store that does not answer, a newer format) say nothing of that.
+    """
+
+
 def canonical_json(value: object) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
@@ -60,13 +67,13 @@ def write_json(path: Path, value: object) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON value in `path`; raises ArtifactError when it is missing or does not parse."""
+    """The JSON value in `path`; raises MissingResult when it is missing or does not parse."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ArtifactError(f"{path} does not exist") from None
+        raise MissingResult(f"{path} does not exist") from None
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{path} cannot be read as JSON: {error}") from error
+        raise MissingResult(f"{path} cannot be read as JSON: {error}") from error
 
 
 @contextmanager

@@ -104,7 +104,7 @@ class Mirror:
     def fetch(self, folder: Path, name: str, info: FileInfo, *, anew: bool = False) -> Path:
         """A file of a complete result as a verified local copy, downloaded when it is not here, or with `anew`.
 
-        Raises DamagedObject when its bytes are others than the manifest says, ArtifactError when it is gone.
+        Raises DamagedObject when its bytes are others than the manifest says, MissingResult when it is gone.
         """
         path = folder / name
         if anew or not _has_size(path, info.size):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from vlmvid.artifacts.digests import sha256_file
-from vlmvid.artifacts.files import fsync_file
+from vlmvid.artifacts.files import MissingResult, fsync_file
 from vlmvid.errors import ArtifactError, ConfigError
 
 T = TypeVar("T")
@@ -40,7 +40,8 @@ class Objects:
     Files are uploaded in parts of `part_bytes` where the protocol knows parts and the file has two or more (S3 wants
     at least 5 MiB). Whatever fails for a passing reason (`may_pass`) is tried `attempts` times in all, with waits of
     `first_wait_seconds` that double, and up to half as long again by chance; below that the protocol's own library
-    tries single requests again. After that, and at once for what cannot pass, ArtifactError is raised.
+    tries single requests again. After that, and at once for what cannot pass, ArtifactError is raised; MissingResult
+    when an object is not there.
 
     Raises ConfigError when the protocol is unknown or its package is not installed.
     """
@@ -112,7 +113,7 @@ class Objects:
     def download(self, name: str, path: Path, *, size: int, sha256: str) -> None:
         """Fetch an object to `path`, which holds it whole and verified or does not change.
 
-        Raises ArtifactError when the object is gone, and when its size or sha256 is another one, twice.
+        Raises MissingResult when the object is gone, DamagedObject when its size or sha256 is another one, twice.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         found = ""
@@ -159,7 +160,8 @@ class Objects:
                     raise
                 passing = may_pass(error)
                 if not passing or attempt == self._attempts:
-                    raise ArtifactError(
+                    kind = MissingResult if isinstance(error, FileNotFoundError) else ArtifactError
+                    raise kind(
                         f"cannot {what} in the store {self.uri}: {type(error).__name__}: {error} "
                         f"({f'tried {attempt} times' if passing else 'not tried again'}); check the address, the "
                         "credentials and the connection, and run again: what is stored already is kept"
@@ -170,7 +172,7 @@ class Objects:
         raise ArtifactError(f"attempts={self._attempts} must be at least 1")
 
 
-class DamagedObject(ArtifactError):
+class DamagedObject(MissingResult):
     """An object's bytes are not those that its manifest names."""
 
 

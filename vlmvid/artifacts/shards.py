@@ -9,6 +9,7 @@ of old clips, are new shards.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,7 +24,7 @@ from pydantic import ValidationError
 from vlmvid.artifacts.arrays import dtype_name
 from vlmvid.artifacts.columns import StoredColumn
 from vlmvid.artifacts.digests import sha256_file
-from vlmvid.artifacts.files import read_json, staging_folder, write_json
+from vlmvid.artifacts.files import MissingResult, read_json, staging_folder, write_json
 from vlmvid.artifacts.formats import require_known_format
 from vlmvid.artifacts.keys import hash_json
 from vlmvid.config.base import Config
@@ -32,6 +33,7 @@ from vlmvid.errors import ArtifactError
 SHARD_FILE = "shard.json"
 SHARD_FORMAT = 1
 SUFFIX = ".npy"
+COLUMN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # a column's name becomes that of a file
 OPEN_FILES = 128  # memory maps of numpy that are kept; each holds a file descriptor
 
 
@@ -108,18 +110,32 @@ class ClipStore:
             names = self._names()
             self._forget(self._manifests.keys() - names)
             for name in sorted(names - self._manifests.keys()):
-                manifest = self._read_manifest(name)
-                if manifest is not None:
-                    self._manifests[name] = manifest
-                    self._note_rows(name, manifest)
+                self._note(name)
+
+    def missing(self, places: Mapping[str, Row]) -> list[str]:
+        """The clip keys of `places` whose result does not lie there (any more), wherever else it may lie."""
+        with self._looking:
+            self.refresh()
+            return [
+                key
+                for key, row in places.items()
+                if row != self._rows.get(key) and row not in self._others.get(key, ())
+            ]
 
     def write(self, keys: Sequence[str], arrays: Mapping[str, NDArray[Any]]) -> str:
         """Write one shard whose row i is the result of `keys[i]`; returns its name.
 
         What is there stays as it is: a shard of the same keys that has these columns is left alone, and one that
         lacks some gets a second shard beside it.
+
+        Raises ArtifactError for an array whose name is not `COLUMN_NAME`, or that has not a row per key.
         """
         for name, array in arrays.items():
+            if not COLUMN_NAME.fullmatch(name):
+                raise ArtifactError(
+                    f"a shard array cannot be named {name!r}: the name becomes that of a file; expected letters, "
+                    "digits, '_', '.' and '-', the first a letter, digit or '_'"
+                )
             if len(array) != len(keys):
                 raise ArtifactError(f"shard array {name!r} has {len(array)} rows for {len(keys)} keys")
         shard = hash_json(list(keys))
@@ -138,13 +154,13 @@ class ClipStore:
                 manifest = ShardManifest(stage=self._stage, keys=tuple(keys), files=files)
                 write_json(temporary / SHARD_FILE, manifest.model_dump(mode="json"))
                 self._publish(shard, manifest, temporary)
-        self.refresh()
+        self._note(shard)  # as it lies there: another writer of the same keys may have been first
         return shard
 
     def array(self, shard: str, name: str) -> NDArray[Any]:
         """One array of a shard, memory-mapped read-only.
 
-        Raises ArtifactError when the shard is gone or damaged, or has no such column (which it has is said).
+        Raises MissingResult when the shard is gone or damaged, or has no such column (which it has is said).
         """
         return self._open(shard, name)
 
@@ -207,6 +223,14 @@ class ClipStore:
     def _publish(self, shard: str, manifest: ShardManifest, folder: Path) -> None:
         """Called with every shard when it is whole in the temporary `folder`; in a local store the rename publishes."""
 
+    def _note(self, shard: str) -> None:
+        """Take in a shard that is not known yet, if it is whole."""
+        with self._looking:
+            manifest = self._read_manifest(shard) if shard not in self._manifests else None
+            if manifest is not None:
+                self._manifests[shard] = manifest
+                self._note_rows(shard, manifest)
+
     def _note_rows(self, shard: str, manifest: ShardManifest) -> None:
         for number, key in enumerate(manifest.keys):
             place = Row(shard, number)
@@ -231,9 +255,9 @@ class ClipStore:
             array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError:
             known = ", ".join(self._manifest(shard).columns)
-            raise ArtifactError(f"shard {shard} of {self._stage} has no column {name!r}; it has: {known}") from None
+            raise MissingResult(f"shard {shard} of {self._stage} has no column {name!r}; it has: {known}") from None
         except (OSError, ValueError) as error:
-            raise ArtifactError(
+            raise MissingResult(
                 f"{path} cannot be read: {error}; run again with --verify to compute it anew"
             ) from error
         return array
@@ -241,7 +265,7 @@ class ClipStore:
     def _manifest(self, shard: str) -> ShardManifest:
         manifest = self._manifests.get(shard) or self._read_manifest(shard)
         if manifest is None:
-            raise ArtifactError(
+            raise MissingResult(
                 f"shard {shard} of {self._stage} is missing or damaged ({self._folder / shard}); run the stage again"
             )
         return manifest
@@ -250,7 +274,7 @@ class ClipStore:
         path = self._path(shard, SHARD_FILE)
         try:
             value = read_json(path)
-        except ArtifactError:
+        except MissingResult:
             return None
         require_known_format(value, SHARD_FORMAT, path)
         try:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vlmvid.artifacts.files import write_bytes
+from vlmvid.artifacts.files import MissingResult, write_bytes
 from vlmvid.artifacts.mirror import Mirror
 from vlmvid.artifacts.objects import DamagedObject
 from vlmvid.artifacts.shards import SHARD_FILE, ClipStore, ShardManifest
-from vlmvid.errors import ArtifactError
 
 
 class SharedClipStore(ClipStore):
@@ -32,7 +31,7 @@ class SharedClipStore(ClipStore):
             try:
                 for name, info in manifest.files.items():
                     self._mirror.fetch(self._folder / shard, name, info, anew=True)
-            except ArtifactError:
+            except MissingResult:
                 self._withdraw(shard)
                 damaged.append(shard)
         self._open.cache_clear()
@@ -50,6 +49,8 @@ class SharedClipStore(ClipStore):
 
     def _publish(self, shard: str, manifest: ShardManifest, folder: Path) -> None:
         self._mirror.publish(self._folder / shard, SHARD_FILE, manifest.files, source=folder)
+        with self._looking:
+            self._committed.add(shard)
 
     def _path(self, shard: str, file: str) -> Path:
         if file == SHARD_FILE:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from vlmvid.artifacts.files import MissingResult
 from vlmvid.artifacts.ledger import EventLog, Ledger
 from vlmvid.artifacts.mirror import Mirror, open_mirror
 from vlmvid.artifacts.shards import ClipStore
 from vlmvid.artifacts.shared_shards import SharedClipStore
 from vlmvid.artifacts.store import MANIFEST_FILE, Manifest, Store
-from vlmvid.errors import ArtifactError
 
 
 class SharedStore(Store):
@@ -38,12 +38,12 @@ class SharedStore(Store):
     def open_artifact(self, stage: str, key: str) -> Path:
         """The folder of a complete artifact with all its files on this machine, fetched when they are not.
 
-        Raises ArtifactError when there is none, or when a file of it is damaged; then it counts as missing from now on.
+        Raises MissingResult when there is none, or when a file of it is damaged; then it counts as missing from now on.
         """
         folder = self.artifact_folder(stage, key)
         data = self._mirror.commit(folder)
         if data is None:
-            raise ArtifactError(f"{self.address(folder)} does not exist; run stage {stage!r} again")
+            raise MissingResult(f"{self.address(folder)} does not exist; run stage {stage!r} again")
         manifest = Manifest.model_validate_json(data)
         self._mirror.fetch_all(folder, MANIFEST_FILE, data, manifest.files)
         return folder
@@ -63,11 +63,11 @@ class SharedStore(Store):
     def _read_manifest(self, folder: Path) -> object:
         data = self._mirror.commit(folder)
         if data is None:
-            raise ArtifactError(f"{self.address(folder)} does not exist")
+            raise MissingResult(f"{self.address(folder)} does not exist")
         try:
             return json.loads(data)
         except ValueError as error:
-            raise ArtifactError(f"the manifest of {self.address(folder)} cannot be read as JSON: {error}") from error
+            raise MissingResult(f"the manifest of {self.address(folder)} cannot be read as JSON: {error}") from error
 
     def _is_whole(self, folder: Path, manifest: Manifest, *, hashes: bool) -> bool:
         if hashes:

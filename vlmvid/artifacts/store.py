@@ -14,14 +14,14 @@ from pydantic import Field, ValidationError
 
 from vlmvid.artifacts.code import combined_digest
 from vlmvid.artifacts.digests import DigestCache, sha256_file
-from vlmvid.artifacts.files import read_json, staging_folder, write_json
+from vlmvid.artifacts.files import MissingResult, read_json, staging_folder, write_json
 from vlmvid.artifacts.formats import require_known_format
 from vlmvid.artifacts.keys import KeyParts, differences, first_difference
 from vlmvid.artifacts.ledger import EventLog, Ledger
 from vlmvid.artifacts.ref import ArtifactRef, Kind
 from vlmvid.artifacts.shards import ClipStore, FileInfo
 from vlmvid.config.base import Config
-from vlmvid.errors import ArtifactError, ConfigError
+from vlmvid.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 MANIFEST_FILE = "manifest.json"
@@ -118,18 +118,19 @@ class Store:
     def manifest(self, stage: str, key: str) -> Manifest | None:
         """The manifest of a complete artifact; None when there is none or a file of it is gone.
 
-        Raises ArtifactError for one that a newer version of vlmvid has written.
+        Raises ArtifactError for one that a newer version of vlmvid has written, and when a shared store cannot be
+        asked: that says nothing of what it holds.
         """
         folder = self.artifact_folder(stage, key)
         try:
             value = self._read_manifest(folder)
-        except (ArtifactError, OSError):
+        except (MissingResult, OSError):
             return None
         require_known_format(value, MANIFEST_FORMAT, folder / MANIFEST_FILE)
         try:
             manifest = Manifest.model_validate(value)
             whole = self._is_whole(folder, manifest, hashes=self._verify and folder not in self._hashed)
-        except (ArtifactError, ValidationError, OSError):
+        except (MissingResult, ValidationError, OSError):
             return None
         if whole:
             self._hashed.add(folder)
@@ -241,7 +242,7 @@ class Store:
     # What a store that machines share does otherwise.
 
     def _read_manifest(self, folder: Path) -> object:
-        """The JSON of an artifact's manifest; raises ArtifactError when there is none."""
+        """The JSON of an artifact's manifest; raises MissingResult when there is none."""
         return read_json(folder / MANIFEST_FILE)
 
     def _is_whole(self, folder: Path, manifest: Manifest, *, hashes: bool) -> bool:

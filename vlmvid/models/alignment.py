@@ -18,6 +18,8 @@ from vlmvid.models.runtime import resolve_device, seeded
 
 # B clips or texts, T frames, N patches, M tokens after pooling, D feature channels, P projection_dim
 MAX_LOG_LOGIT_SCALE = math.log(100.0)
+# The pooling was called temporal at first, in the config and in the names of tensors.
+_OLD_PREFIXES = {"temporal.": "pooling."}
 _DIMENSIONS = {"frames": 3, "tokens": 4}
 
 
@@ -106,13 +108,19 @@ def save_alignment(model: AlignmentModel, folder: Path) -> None:
 
 
 def load_alignment(folder: Path, device: str = "cpu") -> AlignmentModel:
-    """The model that `save_alignment` wrote, in eval mode; raises CheckpointError when it does not fit."""
+    """The model that `save_alignment` wrote, in eval mode; raises CheckpointError when it does not fit.
+
+    Reads models too that were saved while ``pooling`` was called ``temporal``.
+    """
     path = folder / "alignment.json"
     values = read_description(path)
     try:
-        config = AlignConfig.model_validate(values["config"])
+        stated = dict(values["config"])
+        if "temporal" in stated and "pooling" not in stated:
+            stated["pooling"] = stated.pop("temporal")
+        config = AlignConfig.model_validate(stated)
         model = AlignmentModel(int(values["video_dim"]), int(values["text_dim"]), int(values["num_frames"]), config)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} is not a saved alignment: {error!r}") from error
-    load_module(model, folder / "alignment.safetensors")
+    load_module(model, folder / "alignment.safetensors", _OLD_PREFIXES)
     return model.eval().to(resolve_device(device))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,18 @@ from torch import Tensor, nn
 from vlmvid.errors import CheckpointError
 
 FORMAT_VERSION = 1
+# What torch, pickle and safetensors raise on damaged bytes, for calls that do more than read.
+DAMAGED_WEIGHTS = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    AssertionError,
+    struct.error,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
 
 
 def save_module(module: nn.Module, path: Path) -> None:
@@ -33,7 +47,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         stored = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError) as error:
+    except Exception as error:
+        # The unpickler follows whatever the bytes say, so damaged ones raise almost any class; nothing else runs here.
         raise unreadable(path, error) from error
     if not isinstance(stored, dict) or not all(isinstance(value, Tensor) for value in stored.values()):
         raise CheckpointError(f"{path} holds more than named tensors; expected a state dict")
@@ -47,28 +62,44 @@ def unreadable(path: Path, error: BaseException) -> CheckpointError:
             f"{path} cannot be read: the pickle is damaged or holds more than tensors, and what else it holds could "
             "run code; get the weights as safetensors"
         )
-    return CheckpointError(f"{path} cannot be read: {error}")
+    return CheckpointError(f"{path} cannot be read: {str(error) or type(error).__name__}")
 
 
-def load_module(module: nn.Module, path: Path) -> None:
-    """Load `save_module`'s file strictly; raises CheckpointError for anything missing or left over."""
+def load_module(module: nn.Module, path: Path, old_prefixes: Mapping[str, str] | None = None) -> None:
+    """Load `save_module`'s file strictly; raises CheckpointError for anything missing or left over.
+
+    `old_prefixes` gives the present start of tensor names for one that older files use.
+    """
     try:
         state = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} cannot be read as safetensors: {error}") from error
+    for old, new in (old_prefixes or {}).items():
+        for name in [name for name in state if name.startswith(old)]:
+            state.setdefault(new + name.removeprefix(old), state.pop(name))
     expected = module.state_dict()
-    problems = [f"missing {name}" for name in expected.keys() - state.keys()]
-    problems += [f"unexpected {name}" for name in state.keys() - expected.keys()]
-    problems += [
-        f"{name} is {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in expected.keys() & state.keys()
-        if state[name].shape != expected[name].shape
-    ]
-    if problems:
-        raise CheckpointError(
-            f"{path} does not fit {type(module).__name__}: {len(problems)} problems, e.g. {min(problems)}"
-        )
+    problems = {
+        "missing": sorted(expected.keys() - state.keys()),
+        "too many": sorted(state.keys() - expected.keys()),
+        "of another shape": [
+            f"{name} {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}"
+            for name in sorted(expected.keys() & state.keys())
+            if state[name].shape != expected[name].shape
+        ],
+    }
+    if any(problems.values()):
+        raise CheckpointError(f"{path} does not fit {type(module).__name__}: {list_problems(problems)}")
     module.load_state_dict(state, strict=True)
+
+
+def list_problems(problems: Mapping[str, Sequence[str]], most: int = 8) -> str:
+    """``"2 tensors missing: a, b; 1 too many: c"``: kinds of misfits with their names, the first `most` of each."""
+    found = []
+    for kind, names in problems.items():
+        if names:
+            more = f" and {len(names) - most} more" if len(names) > most else ""
+            found.append(f"{len(names)} {kind}: {', '.join(names[:most])}{more}")
+    return "; ".join(found)
 
 
 def write_json(values: dict[str, Any], path: Path) -> None:

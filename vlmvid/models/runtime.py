@@ -21,6 +21,9 @@ Result = TypeVar("Result")
 _DEVICES = "auto, cpu, cuda, cuda:INDEX or mps"
 # What torch says on CPUs (Linux, Windows) and on MPS, where it raises no class of its own.
 _OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+# torch's generators belong to the process: two threads that seed and draw at once would share one stream. Reentrant,
+# because a block that is seeded builds models that seed for themselves.
+_GENERATORS = threading.RLock()
 _log = logging.getLogger(__name__)
 
 
@@ -172,10 +175,12 @@ def limit_threads(num_threads: int | None) -> None:
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """Draw from a generator seeded with `seed` inside the block; restore the caller's state after it.
 
-    The CPU generator, and that of `device` where it is a CUDA device, are the ones seeded.
+    The CPU generator, and that of `device` where it is a CUDA device, are the ones seeded. Blocks of several threads
+    run one after another, so that each draws what it would draw alone; a thread that draws outside such a block is
+    not held back.
     """
     cuda = device is not None and device.type == "cuda"
-    with torch.random.fork_rng(devices=[device] if cuda else []):
+    with _GENERATORS, torch.random.fork_rng(devices=[device] if cuda else []):
         torch.default_generator.manual_seed(seed)
         if cuda:
             with torch.cuda.device(device):

@@ -11,6 +11,7 @@ Call `ensure_torchvision` before every import of timm or of a vision model of tr
 from __future__ import annotations
 
 import importlib.util
+import threading
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,16 +22,23 @@ _SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
+# A cache alone lets two threads that come first both define the operators; torch refuses the second definition.
+_DEFINING = threading.Lock()
 
 
-@cache
 def ensure_torchvision() -> tuple[object, ...]:
-    """Define the missing operator schemas of torchvision, once per process.
+    """Define the missing operator schemas of torchvision, once per process; safe to call from several threads.
 
     Returns the library objects that hold the definitions; the cache keeps them alive, because
     torch removes the definitions with the object. Nothing is defined, and the tuple is empty,
     where torchvision is not installed or its own extension loads.
     """
+    with _DEFINING:
+        return _definitions()
+
+
+@cache
+def _definitions() -> tuple[object, ...]:
     spec = importlib.util.find_spec("torchvision")
     if spec is None or not spec.submodule_search_locations:
         return ()

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from vlmvid.errors import CheckpointError, ConfigError
 from vlmvid.models import sources
-from vlmvid.models.module_files import unreadable
+from vlmvid.models.module_files import DAMAGED_WEIGHTS, list_problems, unreadable
 from vlmvid.models.runtime import seeded
 from vlmvid.models.torchvision_compat import ensure_torchvision
 from vlmvid.registry import nearest
@@ -105,8 +103,8 @@ def pretrained_model(folder: Path, config: Any) -> nn.Module:
     """The transformers base model of a folder in float32, read from local files only.
 
     `config` may be that of one tower of a two-tower model. Weights are safetensors, or pickles that torch reads
-    with ``weights_only=True``. Tensors of heads and towers that the model does not have are left out; any other
-    tensor that is missing, too many or of another shape is an error. Raises ConfigError for a folder
+    with ``weights_only=True``. Top-level names that the model does not have (heads, other towers) are left out; within
+    its own parts a tensor that is missing, too many or of another shape is an error. Raises ConfigError for a folder
     without weights and CheckpointError for weights that do not fit.
     """
     ensure_torchvision()
@@ -125,7 +123,7 @@ def pretrained_model(folder: Path, config: Any) -> nn.Module:
                 use_safetensors=files[0].suffix == ".safetensors",
                 ignore_mismatched_sizes=True,
             )
-        except (OSError, ValueError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
+        except DAMAGED_WEIGHTS as error:
             raise unreadable(files[0], error) from error
     # A pooler is never read here, and several published models come without one.
     missing = sorted(str(key) for key in report["missing_keys"] if "pooler" not in key)
@@ -139,16 +137,6 @@ def pretrained_model(folder: Path, config: Any) -> nn.Module:
         raise CheckpointError(f"{folder}: the weights do not fit its config.json: {list_problems(problems)}")
     loaded: nn.Module = model
     return loaded
-
-
-def list_problems(problems: Mapping[str, Sequence[str]], most: int = 8) -> str:
-    """``"2 tensors missing: a, b; 1 too many: c"``: kinds of misfits with their names, the first `most` of each."""
-    found = []
-    for kind, names in problems.items():
-        if names:
-            more = f" and {len(names) - most} more" if len(names) > most else ""
-            found.append(f"{len(names)} {kind}: {', '.join(names[:most])}{more}")
-    return "; ".join(found)
 
 
 def _model_class(config: Any) -> Any:

@@ -7,6 +7,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 from vlmvid.artifacts import ArtifactRef, Facts, Store, hash_json, open_store
+from vlmvid.artifacts.files import MissingResult
 from vlmvid.artifacts.ref import Kind
 from vlmvid.config import Recipe, load_recipe
 from vlmvid.config.schema import StageName
@@ -80,7 +81,7 @@ class RunContext:
         if stage in ("ingest", "curate", "decode", "encode"):
             try:
                 folder = self.store.open_artifact(stage, parts.key)
-            except ArtifactError as error:  # a shared store looks at the files only when it fetches them
+            except MissingResult as error:  # a shared store looks at the files only when it fetches them
                 return f"its stored result is damaged: {error}"
             return self.sources.why_stale(folder) if stage == "ingest" else self._why_index_stale(stage, folder)
         if stage == "register" and not manifest.counts["registered"]:
@@ -153,19 +154,22 @@ class RunContext:
         damaged = self.store.verify_clips(stage)
         if stage == "encode":
             damaged += self.store.verify_clips("text")
+            if self.recipe.encode.keep_tokens:
+                damaged += self.store.verify_clips("tokens")
         if damaged:
             return f"{len(damaged)} stored shards are damaged"
         index = read_index(folder)
         located = {row.key: row.location for row in index if row.status == "ok"}
-        known = self.store.clips(stage).rows(located)
-        # Elsewhere is missing too: the index would lead to a shard that is gone.
-        missing = sum(known.get(key) != location for key, location in located.items())
+        # Only elsewhere is missing too: the index would lead to a shard that is gone.
+        missing = len(self.store.clips(stage).missing(located))
         if missing:
             return f"{missing} stored clips are missing or damaged"
-        changed = self._why_failures_stale(stage, index)
-        # Where frames are kept, the decode stage tries again what could not be encoded.
-        if changed or (stage == "encode" and self.recipe.decode.keep_frames):
+        changed = self._why_failures_stale(stage, index) or (self._why_tokens_stale() if stage == "encode" else None)
+        if changed:
             return changed
+        if stage == "encode" and self.recipe.decode.keep_frames:
+            # What could not be decoded is the decode stage's to try again.
+            index = [row for row in index if row.reason_code == "not_finite"]
         transient = sum(row.status == "failed_transient" for row in index)
         if transient:
             return f"{transient} clips failed for a passing reason and are tried again"
@@ -180,13 +184,28 @@ class RunContext:
         failed = {row.video_id: row for row in index if row.status.startswith("failed")}
         if not failed:
             return None
-        keys = [self.keys.encode_key(row.key) if stage == "encode" else row.key for row in failed.values()]
+        # What was decoded, and refused because its features are not finite, is known by its encode key.
+        refused = {row.video_id for row in failed.values() if row.reason_code == "not_finite"}
+        keys = [
+            self.keys.encode_key(row.key) if stage == "encode" and row.video_id not in refused else row.key
+            for row in failed.values()
+        ]
         stored = self.store.clips(stage).rows(keys)
         made = sum(key in stored for key in keys)
         if made:
             return f"{made} clips that failed have a result now"
-        changed = self._num_outcomes_changed(failed) if stage == "encode" else 0
+        undecoded = {video_id: row for video_id, row in failed.items() if video_id not in refused}
+        changed = self._num_outcomes_changed(undecoded) if stage == "encode" else 0
         return f"{changed} clips that failed have another outcome of decoding now" if changed else None
+
+    def _why_tokens_stale(self) -> str | None:
+        """Whether tokens that the recipe keeps are gone; their features may be there still."""
+        if not self.recipe.encode.keep_tokens:
+            return None
+        from vlmvid.pipeline.encode import num_without_tokens
+
+        missing = num_without_tokens(self)
+        return f"the tokens of {missing} clips are missing or damaged" if missing else None
 
     def _num_outcomes_changed(self, failed: dict[str, IndexRow]) -> int:
         """How many clips that have no features can be encoded by now, or fail for another reason."""

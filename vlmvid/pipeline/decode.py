@@ -170,11 +170,11 @@ def record_outcomes(
     ledger.record_failures([(clip_key(context, row), row.clip.video_id, error) for row, error in bad])
 
 
-def warn_of_failures(index: Iterable[IndexRow]) -> None:
-    """One log line per clip that could not be decoded."""
+def warn_of_failures(index: Iterable[IndexRow], stage: str = STAGE) -> None:
+    """One log line per clip that could not be decoded, or for which `stage` has no result."""
     for row in index:
         if row.status != "ok":
-            logger.warning("decode: %s: %s (%s)", row.video_id, row.message, row.reason_code)
+            logger.warning("%s: %s: %s (%s)", stage, row.video_id, row.message, row.reason_code)
 
 
 def num_workers(options: RunOptions) -> int:

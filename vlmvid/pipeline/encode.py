@@ -11,19 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlmvid.artifacts import ArtifactRef
-from vlmvid.artifacts.arrays import as_float32
+from vlmvid.artifacts.arrays import BFLOAT16, as_float32
 from vlmvid.config.encoders import VisionConfig
 from vlmvid.errors import ArtifactError, ConfigError
 from vlmvid.evaluation.base import choice_texts
 from vlmvid.pipeline import decode
 from vlmvid.pipeline.context import RunContext, open_context
-from vlmvid.pipeline.encode_shard import FEATURES, PATCHES, STAGE, TOKENS, EncodeShard
+from vlmvid.pipeline.encode_shard import FEATURES, NOT_FINITE, PATCHES, STAGE, TOKENS, EncodeShard
 from vlmvid.pipeline.index import (
     IndexRow,
     failed_ids,
@@ -51,9 +52,18 @@ def plan_shards(request: RunRequest) -> list[ShardJob]:
         context.store.verify_clips(decode.STAGE)  # frames that an earlier run has kept
     if context.recipe.encode.keep_tokens:
         context.store.verify_clips(TOKENS)
-    keys = {row.video_id: context.keys.encode_key(row.key) for row in _decoded(context) if row.status == "ok"}
-    done = {*context.store.clips(STAGE).rows(keys.values()), *known_failures(context, STAGE, keys.values())}
-    todo = decode.first_of_each({video_id: key for video_id, key in keys.items() if key not in done})
+    decoded = {row.video_id: row.key for row in _decoded(context) if row.status == "ok"}
+    keys = {video_id: context.keys.encode_key(key) for video_id, key in decoded.items()}
+    done = context.store.clips(STAGE).rows(keys.values()).keys()
+    refused = known_failures(context, STAGE, keys.values())
+    tokenless = without_tokens(context, decoded.values())
+    todo = decode.first_of_each(
+        {
+            video_id: key
+            for video_id, key in keys.items()
+            if key not in refused and (key not in done or decoded[video_id] in tokenless)
+        }
+    )
     context.progress.begin(STAGE, len(todo), "clip")
     return chunk(STAGE, todo, context.recipe.options.shard_size)
 
@@ -103,8 +113,9 @@ def finish(request: RunRequest) -> ArtifactRef:
     known = {row.video_id: row for row in [*made, *failed]}
     index = [known.get(row.video_id, row) for row in decoded]
     require_enough(STAGE, index, context.recipe.options.max_failed_fraction)
+    decode.warn_of_failures([row for row in index if row.reason_code == NOT_FINITE], STAGE)
     if not context.recipe.decode.keep_frames:
-        decode.warn_of_failures(index)
+        decode.warn_of_failures([row for row in index if row.reason_code != NOT_FINITE])
     columns = context.store.clips(STAGE).columns(row.shard for row in index if row.status == "ok")
     return context.publish(
         "encode",
@@ -131,13 +142,29 @@ def _decoded(context: RunContext) -> list[IndexRow]:
     return [known.get(video_id) or IndexRow(video_id=video_id, key=key, status="ok") for video_id, key in keys]
 
 
+def without_tokens(context: RunContext, decode_keys: Iterable[str]) -> set[str]:
+    """Those of the decode keys whose tokens should be in the store, and are not."""
+    if not context.recipe.encode.keep_tokens:
+        return set()
+    keys = {key: context.keys.tokens_key(key) for key in decode_keys}
+    known = context.store.clips(TOKENS).rows(keys.values())
+    return {key for key, tokens_key in keys.items() if tokens_key not in known}
+
+
+def num_without_tokens(context: RunContext) -> int:
+    """How many clips with features lack the tokens that the recipe keeps."""
+    decoded = {row.key for row in _decoded(context) if row.status == "ok"}
+    encoded = context.store.clips(STAGE).rows(context.keys.encode_key(key) for key in decoded)
+    return sum(context.keys.encode_key(key) in encoded for key in without_tokens(context, decoded))
+
+
 def read_features(context: RunContext, rows: Iterable[IndexRow]) -> NDArray[np.float32]:
     """The features of ok index rows, (N, T, D) float32."""
     return as_float32(context.store.clips(STAGE).gather(FEATURES, [row.location for row in rows]))
 
 
-def read_patches(context: RunContext, rows: Iterable[IndexRow]) -> NDArray[np.float32]:
-    """The patch tokens of ok index rows, (N, T, P, D) float32, without prefix tokens.
+def read_patches(context: RunContext, rows: Iterable[IndexRow]) -> NDArray[np.floating]:
+    """The patch tokens of ok index rows, (N, S, P, D) float16 or float32, without prefix tokens.
 
     Raises ConfigError when the recipe does not keep tokens.
     """
@@ -153,9 +180,10 @@ def read_patches(context: RunContext, rows: Iterable[IndexRow]) -> NDArray[np.fl
     if len(known) < len(set(keys)):
         raise ArtifactError(
             f"the tokens of {len(set(keys)) - len(known)} clips are gone from the store, though their features are "
-            "there; run the encode stage with --verify"
+            "there; run the encode stage again"
         )
-    return as_float32(store.gather(PATCHES, [known[key] for key in keys]))
+    found = store.gather(PATCHES, [known[key] for key in keys])
+    return as_float32(found) if found.dtype == BFLOAT16 else found  # float16 stays: tokens are large
 
 
 def all_texts(clips: Iterable[Clip]) -> Iterable[str]:
@@ -169,7 +197,11 @@ def all_texts(clips: Iterable[Clip]) -> Iterable[str]:
 def vision_backbone(context: RunContext) -> FrozenBackbone:
     """The recipe's vision backbone, loaded once per process and weights."""
     compiled = context.recipe.options.compile_backbone
-    return _load_vision(context.recipe.encode.vision, context.keys.vision_digest, context.device, compiled)
+    with _loading:  # shards that begin at once in several threads share one model
+        return _load_vision(context.recipe.encode.vision, context.keys.vision_digest, context.device, compiled)
+
+
+_loading = Lock()
 
 
 @lru_cache(maxsize=2)

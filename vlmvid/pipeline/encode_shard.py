@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 STAGE = "encode"
 TOKENS = "tokens"
 FEATURES = "features"
+NOT_FINITE = "not_finite"  # docs/decode.md explains it
 # Columns of the store of tokens.
 PREFIX, PATCHES = "prefix", "patches"
 
@@ -55,7 +56,7 @@ class EncodeShard:
         self.failed: list[tuple[SourceRow, DecodeError]] = []
         self._context = context
         self._good: list[SourceRow] = []
-        self._refused: list[tuple[SourceRow, str]] = []
+        self._refused: list[SourceRow] = []
         self._arrays: list[Arrays] = []
 
     def batches(self) -> Iterator[list[SourceRow]]:
@@ -78,7 +79,8 @@ class EncodeShard:
         elif frames:
             tokens = as_stored(encode_clips(backbone, np.stack(frames), keep_tokens=True)[TOKENS], dtype)
             # From the tokens as they are stored, so that they are the same when the tokens are reused.
-            good = self._keep(rows, features_of_tokens(backbone, as_float32(tokens), self._names))
+            features = features_of_tokens(backbone, as_float32(tokens), self._names)
+            good = self._keep(rows, features, finite_rows(tokens))
             some_good = [row for row, is_good in zip(rows, good, strict=True) if is_good]
             self._write_tokens(some_good, tokens[good], backbone.num_prefix_tokens)
         if known:
@@ -101,12 +103,12 @@ class EncodeShard:
             )
         ledger.record_failures(
             [
-                (self._encode_key(row), row.clip.video_id, DecodeError(message, reason_code="not_finite"))
-                for row, message in self._refused
+                (self._encode_key(row), row.clip.video_id, DecodeError(self._why_refused(), reason_code=NOT_FINITE))
+                for row in self._refused
             ]
         )
         decoded = {row.clip.video_id for row in self.to_decode}
-        newly = [row for row in [*self._good, *(row for row, _ in self._refused)] if row.clip.video_id in decoded]
+        newly = [row for row in [*self._good, *self._refused] if row.clip.video_id in decoded]
         decode.record_outcomes(context, newly, self.failed)
         counts = {"ok": len(self._good), "failed": len(self.failed) + len(self._refused)}
         context.store.events.emit("shard.written", stage=STAGE, shard=number, decoded=len(newly), **counts)
@@ -146,27 +148,30 @@ class EncodeShard:
                 keys, {PREFIX: tokens[:, :, :num_prefix], PATCHES: tokens[:, :, num_prefix:]}
             )
 
-    def _keep(self, rows: Sequence[SourceRow], found: Mapping[str, NDArray[np.float32]]) -> NDArray[np.bool_]:
+    def _keep(
+        self, rows: Sequence[SourceRow], found: Mapping[str, NDArray[np.float32]], tokens_are_finite: Any = True
+    ) -> NDArray[np.bool_]:
         """Take the features of clips that are finite, note the others; returns which are, bool (len(rows),)."""
         config = self._context.recipe.encode
         columns = {
             FEATURES if name == config.vision.feature else name: as_stored(values, config.dtype)
             for name, values in found.items()
         }
-        good: NDArray[np.bool_] = np.logical_and.reduce([finite_rows(values) for values in columns.values()])
+        finite = [finite_rows(values) for values in columns.values()]
+        good: NDArray[np.bool_] = np.logical_and.reduce(finite) & tokens_are_finite
         for row, is_good in zip(rows, good.tolist(), strict=True):
             if is_good:
                 self._good.append(row)
             else:
-                self._refused.append((row, self._why_refused(row)))
+                self._refused.append(row)
         if good.any():
             self._arrays.append({name: values[good] for name, values in columns.items()})
         return good
 
-    def _why_refused(self, row: SourceRow) -> str:
+    def _why_refused(self) -> str:
         config = self._context.recipe.encode
         return (
-            f"{row.clip.video_id}: the features of {config.vision.backbone} hold NaN or infinity; with "
+            f"the features or tokens of {config.vision.backbone} hold NaN or infinity; with "
             f"vision.precision={config.vision.precision} and encode.dtype={config.dtype} values beyond their range "
             "are lost: use float32 or bfloat16; if both are, look at the weights"
         )

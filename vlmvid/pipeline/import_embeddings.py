@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from vlmvid.artifacts import ArtifactRef, ClipStore, Facts, KeyParts, Store, hash_json, open_store
 from vlmvid.artifacts.arrays import STORED_DTYPES, as_float32, dtype_name, finite_rows
+from vlmvid.artifacts.files import MissingResult
+from vlmvid.artifacts.shards import COLUMN_NAME
 from vlmvid.artifacts.store import MANIFEST_FILE
 from vlmvid.data.embedding_files import (
     DEFAULT_METADATA_COLUMN,
@@ -93,9 +95,11 @@ def read_embeddings(
     such artifact, an id without features, or a column that is not there (which are is said).
     """
     address = str(uri) if "://" in str(uri) else str(Path(uri).absolute())
-    home, _, stage, key = address.rstrip("/").rsplit("/", 3)
-    if "://" not in address and not (Path(address) / MANIFEST_FILE).is_file():
+    home, *place = address.rstrip("/").rsplit("/", 3)
+    is_place = len(place) == 3 and place[0] == "stages" and ("://" in address) == ("://" in home)
+    if not is_place or ("://" not in address and not (Path(address) / MANIFEST_FILE).is_file()):
         raise ArtifactError(f"{address} is no artifact of a store; give what encode or the import printed")
+    _, stage, key = place
     store = open_store(home)
     manifest = store.manifest(stage, key)
     if manifest is None or manifest.kind != "embeddings":
@@ -184,6 +188,12 @@ def _load(part: EmbeddingPart) -> Arrays:
     for column, path in part.files.items():
         if path.suffix == ".pt":
             arrays |= load_tensor_file(path)
+            wrong = [name for name in arrays if not COLUMN_NAME.fullmatch(name)]
+            if wrong:
+                raise DatasetError(
+                    f"{path} holds a tensor of the key {wrong[0]!r}, which cannot name a column: expected letters, "
+                    "digits, '_', '.' and '-', the first a letter, digit or '_'; rename it"
+                )
             continue
         try:
             arrays[column] = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -264,7 +274,7 @@ def _is_whole(store: Store, key: str) -> bool:
     shards = {row.shard for row in locate(store.open_artifact(STAGE, key)).values()}
     try:
         return bool(store.clips(STAGE).columns(shards))
-    except ArtifactError:
+    except MissingResult:
         return False
 
 

@@ -96,7 +96,7 @@ class ContrastiveEncoder(nn.Module):
     def image_tokens(self, clips: Tensor, keep: Tensor | None = None) -> Tensor:
         """Clips uint8 (B, T, 3, H, W) to `VideoEncoder.image_tokens` (B, T', N, D)."""
         pixels = self.preprocessing.apply(clips.flatten(0, 1)).unflatten(0, clips.shape[:2])  # type: ignore[no-untyped-call]
-        return self.encoder.image_tokens(pixels, keep)
+        return self.encoder.image_tokens(pixels, None if keep is None else keep.to(clips.device))
 
     def embed_tokens(self, tokens: Tensor) -> Tensor:
         """Tokens of `image_tokens` to embeddings float32 (B, P), L2-normalised."""
@@ -171,10 +171,8 @@ def train_video_encoder(
         raise ConfigError(f"grid_size={grid_size} needs every patch; use keep_fraction=1, got {keep_fraction}")
     target = resolve_device(device)
     num_frames, text_dim = data.clips.shape[1], data.text_features.shape[1]
-    model = ContrastiveEncoder(
-        encoder, preprocessing, config, text_dim=text_dim, num_frames=num_frames, grid_size=grid_size
-    )
-    model.to(target).train()
+    sizes = {"text_dim": text_dim, "num_frames": num_frames, "grid_size": grid_size}
+    model = ContrastiveEncoder(encoder, preprocessing, config, **sizes).to(target).train()
     optimizer = build_adamw(model, config.optim)
     text_rows = FeatureRows(data.text_features, target, "text features")
     losses = np.zeros(config.optim.num_steps)
@@ -183,9 +181,8 @@ def train_video_encoder(
         rows = batch_at(step, len(data.clips), config.optim.global_batch_size, config.seed)
         captions = captions_at(step, rows, data.captions_of, config.seed)
         if fixed is None:
-            clips = torch.from_numpy(data.clips[rows]).to(target)
             keep = _tubes_at(step, len(rows), encoder, num_frames, keep_fraction=keep_fraction, seed=config.seed)
-            embed = partial(model.embed_frames, clips, None if keep is None else keep.to(target))
+            embed = partial(model.embed_frames, torch.from_numpy(data.clips[rows]).to(target), keep)
         else:
             embed = partial(model.embed_tokens, fixed[torch.from_numpy(rows)].to(target))
         losses[step] = _update(step, model, optimizer, embed, text_rows(captions))

@@ -102,12 +102,18 @@ class FrozenBackbone(ABC):
     num_layers: int | None = None
 
     def __init__(
-        self, module: nn.Module, config: VisionConfig, preprocessing: Preprocessing, num_prefix_tokens: int
+        self,
+        module: nn.Module,
+        config: VisionConfig,
+        preprocessing: Preprocessing,
+        num_prefix_tokens: int,
+        has_class_token: bool = True,
     ) -> None:
         self.module = module.eval().requires_grad_(False).to(torch.float32)
         self.config = config
         self._preprocessing = preprocessing
         self._num_prefix_tokens = num_prefix_tokens
+        self._has_class_token = has_class_token and num_prefix_tokens > 0
         self._forward: Callable[[Tensor], Tensor] = self._clip_tokens
         self._batch_limit = BatchLimit()
         self._require_layer()
@@ -123,6 +129,11 @@ class FrozenBackbone(ABC):
     def num_prefix_tokens(self) -> int:
         """Class and register tokens before the patch tokens."""
         return self._num_prefix_tokens
+
+    @property
+    def has_class_token(self) -> bool:
+        """Whether the first prefix token is a class token; registers alone are none."""
+        return self._has_class_token
 
     @property
     def num_patches(self) -> int:
@@ -194,7 +205,7 @@ class FrozenBackbone(ABC):
     def available_features(self) -> tuple[FrameFeature, ...]:
         """The features that this backbone can give."""
         found: list[FrameFeature] = ["mean"]
-        if self._num_prefix_tokens:
+        if self._has_class_token:
             found += ["cls", "cls_mean"]
         if self.grid_side is not None and self.config.grid_size <= self.grid_side:
             found.append("grid")

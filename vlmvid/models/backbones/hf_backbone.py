@@ -211,8 +211,8 @@ def read_preprocessing(folder: Path | None, config: VisionConfig, model_config: 
         raise ConfigError(f"{folder}: resample={resample} is not supported; expected 2 (bilinear) or 3 (bicubic)")
     return Preprocessing(
         image_size=config.image_size or _stated_size(values, model_size, folder),
-        mean=per_channel(values["image_mean"]) if normalise else (0.0, 0.0, 0.0),
-        std=per_channel(values["image_std"]) if normalise else (1.0, 1.0, 1.0),
+        mean=_stated_channels(values, "image_mean", folder) if normalise else (0.0, 0.0, 0.0),
+        std=_stated_channels(values, "image_std", folder) if normalise else (1.0, 1.0, 1.0),
         interpolation=_RESAMPLE[resample],
     )
 
@@ -225,6 +225,15 @@ def _processor_values(folder: Path) -> dict[str, Any] | None:
             part: dict[str, Any] = values.get("image_processor", values.get("video_processor", values))
             return {key: value for key, value in part.items() if value is not None}
     return None
+
+
+def _stated_channels(values: dict[str, Any], key: str, folder: Path) -> tuple[float, float, float]:
+    if not isinstance(values.get(key), list):
+        raise ConfigError(
+            f"{folder}: the preprocessing states {key}={values.get(key)!r}, so its normalisation is unknown; expected "
+            "one number per RGB channel, or do_normalize: false"
+        )
+    return per_channel(values[key])
 
 
 def _stated_size(values: dict[str, Any], model_size: Any, folder: Path) -> int:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vlmvid.config.encoders import VisionConfig
 from vlmvid.errors import CheckpointError, ConfigError
 from vlmvid.models import sources
 from vlmvid.models.backbones.base import FrozenBackbone, Preprocessing, map_to_tokens, per_channel
-from vlmvid.models.module_files import unreadable
+from vlmvid.models.module_files import DAMAGED_WEIGHTS, unreadable
 from vlmvid.models.runtime import seeded
 from vlmvid.models.torchvision_compat import ensure_torchvision
 
@@ -35,10 +34,16 @@ class TimmBackbone(FrozenBackbone):
         self._arguments = arguments
         # On a CPU convolutions are about twice as fast in this layout; a ViT runs as fast in either.
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        prefix = getattr(module, "num_prefix_tokens", 0)
+        class_tokens = [name for name, _ in module.named_parameters() if _is_class_token(name)]
+        prefix = getattr(module, "num_prefix_tokens", None)
+        if prefix is None and class_tokens and config.layer is None:
+            raise ConfigError(
+                f"backbone {config.backbone!r} ({type(module).__name__}) has {class_tokens[0]} but states no "
+                "num_prefix_tokens, so its class token cannot be told from patches; use another model"
+            )
         if config.layer is not None:
             self.num_layers = _count_levels(module.eval(), preprocessing.image_size, config.backbone)
-        super().__init__(module, config, preprocessing, int(prefix))
+        super().__init__(module, config, preprocessing, int(prefix or 0), bool(class_tokens))
 
     def architecture(self) -> dict[str, Any]:
         """The arguments of `create_timm`."""
@@ -47,7 +52,12 @@ class TimmBackbone(FrozenBackbone):
     def _tokens(self, pixels: Tensor) -> Tensor:
         if self.config.layer is not None:
             return self._intermediate(pixels, self.config.layer)
-        output: Tensor = self.module.forward_features(pixels)  # type: ignore[operator]
+        output = self.module.forward_features(pixels)  # type: ignore[operator]
+        if not isinstance(output, Tensor):
+            raise ConfigError(
+                f"backbone {self.config.backbone!r} ({type(self.module).__name__}) gives a {type(output).__name__} of "
+                "several outputs; expected one tensor of tokens or one map; use another model"
+            )
         if output.ndim == 4 and getattr(self.module, "output_fmt", "NCHW") == "NHWC":
             return output.flatten(1, 2)
         return map_to_tokens(output)
@@ -61,6 +71,11 @@ class TimmBackbone(FrozenBackbone):
             return map_to_tokens(level)
         patches, prefix = level
         return torch.cat([prefix, map_to_tokens(patches)], dim=1)
+
+
+def _is_class_token(parameter: str) -> bool:
+    # cls_token of most models, cls_token1 of CoaT, cls_token_0 of CrossViT.
+    return parameter.rpartition(".")[2].startswith("cls_token")
 
 
 def _count_levels(module: nn.Module, image_size: int, name: str) -> int:
@@ -92,7 +107,7 @@ def create_timm(name: str, image_size: int | None = None, **options: Any) -> nn.
         if image_size is not None and defaults is not None and defaults.fixed_input_size:
             options["img_size"] = image_size
         model: nn.Module = timm.create_model(name, **options)
-    except (RuntimeError, TypeError, ValueError, AssertionError, SafetensorError) as error:
+    except (TypeError, *DAMAGED_WEIGHTS) as error:
         if options.get("pretrained"):
             # timm loads strictly: the message lists the tensors that are missing, too many or of another shape.
             file = options["pretrained_cfg_overlay"]["file"]

@@ -41,7 +41,7 @@ class VideoBackbone(FrozenBackbone):
             )
         self._encoder = module
         self.tubelet_size = module.config.tubelet_size
-        super().__init__(module, config, preprocessing, module.num_prefix_tokens)
+        super().__init__(module, config, preprocessing, module.num_prefix_tokens, module.cls_token is not None)
 
     @property
     def probe_frames(self) -> int:
