@@ -164,7 +164,7 @@ class RunContext:
         missing = len(self.store.clips(stage).missing(located))
         if missing:
             return f"{missing} stored clips are missing or damaged"
-        changed = self._why_failures_stale(stage, index) or (self._why_tokens_stale() if stage == "encode" else None)
+        changed = self._why_failures_stale(stage, index) or self._why_tokens_stale(index)
         if changed:
             return changed
         if stage == "encode" and self.recipe.decode.keep_frames:
@@ -198,13 +198,10 @@ class RunContext:
         changed = self._num_outcomes_changed(undecoded) if stage == "encode" else 0
         return f"{changed} clips that failed have another outcome of decoding now" if changed else None
 
-    def _why_tokens_stale(self) -> str | None:
+    def _why_tokens_stale(self, index: Sequence[IndexRow]) -> str | None:
         """Whether tokens that the recipe keeps are gone; their features may be there still."""
-        if not self.recipe.encode.keep_tokens:
-            return None
-        from vlmvid.pipeline.encode import num_without_tokens
-
-        missing = num_without_tokens(self)
+        keys = {row.tokens_key for row in index if row.tokens_key}
+        missing = len(keys) - len(self.store.clips("tokens").rows(keys)) if keys else 0
         return f"the tokens of {missing} clips are missing or damaged" if missing else None
 
     def _num_outcomes_changed(self, failed: dict[str, IndexRow]) -> int:

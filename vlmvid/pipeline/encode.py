@@ -112,6 +112,10 @@ def finish(request: RunRequest) -> ArtifactRef:
     failed += make_index(undecoded, {}, context.store.ledger(decode.STAGE).rows()) if undecoded else []
     known = {row.video_id: row for row in [*made, *failed]}
     index = [known.get(row.video_id, row) for row in decoded]
+    if context.recipe.encode.keep_tokens:
+        index = [
+            _with_tokens_key(context, row, decoded_row.key) for row, decoded_row in zip(index, decoded, strict=True)
+        ]
     require_enough(STAGE, index, context.recipe.options.max_failed_fraction)
     decode.warn_of_failures([row for row in index if row.reason_code == NOT_FINITE], STAGE)
     if not context.recipe.decode.keep_frames:
@@ -124,6 +128,10 @@ def finish(request: RunRequest) -> ArtifactRef:
         counts={**status_counts(index), "texts": len(texts)},
         failed=failed_ids(index),
     )
+
+
+def _with_tokens_key(context: RunContext, row: IndexRow, decode_key: str) -> IndexRow:
+    return row.model_copy(update={"tokens_key": context.keys.tokens_key(decode_key)}) if row.status == "ok" else row
 
 
 def _decoded(context: RunContext) -> list[IndexRow]:
@@ -151,13 +159,6 @@ def without_tokens(context: RunContext, decode_keys: Iterable[str]) -> set[str]:
     return {key for key, tokens_key in keys.items() if tokens_key not in known}
 
 
-def num_without_tokens(context: RunContext) -> int:
-    """How many clips with features lack the tokens that the recipe keeps."""
-    decoded = {row.key for row in _decoded(context) if row.status == "ok"}
-    encoded = context.store.clips(STAGE).rows(context.keys.encode_key(key) for key in decoded)
-    return sum(context.keys.encode_key(key) in encoded for key in without_tokens(context, decoded))
-
-
 def read_features(context: RunContext, rows: Iterable[IndexRow]) -> NDArray[np.float32]:
     """The features of ok index rows, (N, T, D) float32."""
     return as_float32(context.store.clips(STAGE).gather(FEATURES, [row.location for row in rows]))
@@ -173,8 +174,7 @@ def read_patches(context: RunContext, rows: Iterable[IndexRow]) -> NDArray[np.fl
             f"recipe {context.recipe.name!r} stores no tokens, and a pooling over patches was asked for; "
             "set encode.keep_tokens: true, or choose a pooling over frames"
         )
-    by_id = {row.clip.video_id: row for row in read_rows(context)}
-    keys = [context.keys.tokens_key(decode.clip_key(context, by_id[row.video_id])) for row in rows]
+    keys = [row.tokens_key for row in rows]
     store = context.store.clips(TOKENS)
     known = store.rows(keys)
     if len(known) < len(set(keys)):

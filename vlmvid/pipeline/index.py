@@ -25,7 +25,7 @@ NUM_EXAMPLES = 3
 
 
 class IndexRow(Record):
-    """Where the result of one clip lies (`shard`, `row`), or why there is none."""
+    """Where the result of one clip lies (`shard`, `row`), or why there is none; the key of its tokens if kept."""
 
     video_id: str
     key: str
@@ -34,6 +34,7 @@ class IndexRow(Record):
     message: str = ""
     shard: str = ""
     row: int = -1
+    tokens_key: str = ""
 
     @property
     def location(self) -> Row:
@@ -160,5 +161,6 @@ _SCHEMA = pa.schema(
         ("message", pa.string()),
         ("shard", pa.string()),
         ("row", pa.int64()),
+        ("tokens_key", pa.string()),
     ]
 )

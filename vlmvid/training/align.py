@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vlmvid.config.schema import AlignConfig
-from vlmvid.errors import CheckpointError, DatasetError, StageError
-from vlmvid.losses import sigmoid_loss
+from vlmvid.errors import CheckpointError, DatasetError
 from vlmvid.models.alignment import AlignmentModel
 from vlmvid.models.pooling import check_reads
-from vlmvid.models.runtime import resolve_device, seeded
+from vlmvid.models.runtime import resolve_device
 from vlmvid.training.checkpoint import latest_checkpoint, restore_checkpoint, save_checkpoint
-from vlmvid.training.optim import build_adamw, lr_at, set_lr
+from vlmvid.training.optim import build_adamw
+from vlmvid.training.update import contrastive_update
 
 OnStep = Callable[[int, dict[str, float]], None]
 OnCheckpoint = Callable[[int], None]
@@ -168,7 +168,10 @@ def train_alignment(
     for step in range(first_step, config.optim.num_steps):
         rows = batch_at(step, len(data.captions_of), config.optim.global_batch_size, config.seed)
         captions = captions_at(step, rows, data.captions_of, config.seed)
-        report = _update(step, model, optimizer, video_rows(rows), text_rows(captions))
+        embed = partial(_embed, model, video_rows(rows), text_rows(captions))
+        report = contrastive_update(
+            step, model, optimizer, embed, model=model, dropout_seed=_dropout_seed(config.seed, step)
+        )
         done = step + 1
         # Reported before it is saved: a kill in between then repeats a report instead of losing it.
         if on_step is not None:
@@ -180,37 +183,8 @@ def train_alignment(
     return model.eval()
 
 
-def _update(
-    step: int, model: AlignmentModel, optimizer: torch.optim.Optimizer, video: Tensor, text: Tensor
-) -> dict[str, float]:
-    config = model.config
-    lr = lr_at(step, config.optim)
-    set_lr(optimizer, lr)
-    with seeded(_dropout_seed(config.seed, step), video.device):
-        loss = sigmoid_loss(
-            model.embed_video(video),
-            model.embed_text(text),
-            logit_scale=model.logit_scale,
-            logit_bias=model.logit_bias,
-            reduction=config.reduction,
-        )
-    optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
-    grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.grad_clip_norm))
-    if not (math.isfinite(loss.item()) and math.isfinite(grad_norm)):
-        raise StageError(
-            f"alignment diverged at update {step + 1} of {config.optim.num_steps}: loss={loss.item()}, "
-            f"grad_norm={grad_norm}, lr={lr:g}; lower optim.lr or raise optim.warmup_steps"
-        )
-    optimizer.step()
-    model.clamp_logit_scale()
-    return {
-        "loss": loss.item(),
-        "logit_scale": model.logit_scale.item(),
-        "logit_bias": model.logit_bias.item(),
-        "lr": lr,
-        "grad_norm": grad_norm,
-    }
+def _embed(model: AlignmentModel, video: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    return model.embed_video(video), model.embed_text(text)
 
 
 def _dropout_seed(seed: int, step: int) -> int:

@@ -6,7 +6,6 @@ tokens come from generators seeded with both. Arithmetic is float32; there are n
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,15 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vlmvid.config.schema import AlignConfig
-from vlmvid.errors import ConfigError, DatasetError, StageError
-from vlmvid.losses import sigmoid_loss
+from vlmvid.errors import ConfigError, DatasetError
 from vlmvid.models.alignment import AlignmentModel
 from vlmvid.models.backbones.base import Preprocessing
 from vlmvid.models.masking import tube_mask
-from vlmvid.models.runtime import resolve_device, seeded
+from vlmvid.models.runtime import resolve_device
 from vlmvid.models.video.encoder import VideoEncoder
 from vlmvid.training.align import AlignmentData, FeatureRows, batch_at, captions_at
-from vlmvid.training.optim import build_adamw, lr_at, set_lr
+from vlmvid.training.optim import build_adamw
+from vlmvid.training.update import contrastive_update
 
 # First words of generators' seeds; 0 to 2 are those of vlmvid.training.align.
 _MASK_STREAM, _DROPOUT_STREAM = 3, 4
@@ -165,10 +164,7 @@ def train_video_encoder(
         DatasetError: text features that are not finite.
         StageError: loss or gradient stops being finite.
     """
-    if not 0 < keep_fraction <= 1:
-        raise ConfigError(f"keep_fraction must be above 0 and at most 1, got {keep_fraction}; 1 keeps every token")
-    if grid_size != 1 and keep_fraction != 1:
-        raise ConfigError(f"grid_size={grid_size} needs every patch; use keep_fraction=1, got {keep_fraction}")
+    _check_shares(keep_fraction, grid_size)
     target = resolve_device(device)
     num_frames, text_dim = data.clips.shape[1], data.text_features.shape[1]
     sizes = {"text_dim": text_dim, "num_frames": num_frames, "grid_size": grid_size}
@@ -182,13 +178,23 @@ def train_video_encoder(
         captions = captions_at(step, rows, data.captions_of, config.seed)
         if fixed is None:
             keep = _tubes_at(step, len(rows), encoder, num_frames, keep_fraction=keep_fraction, seed=config.seed)
-            embed = partial(model.embed_frames, torch.from_numpy(data.clips[rows]).to(target), keep)
+            embed_video = partial(model.embed_frames, torch.from_numpy(data.clips[rows]).to(target), keep)
         else:
-            embed = partial(model.embed_tokens, fixed[torch.from_numpy(rows)].to(target))
-        losses[step] = _update(step, model, optimizer, embed, text_rows(captions))
+            embed_video = partial(model.embed_tokens, fixed[torch.from_numpy(rows)].to(target))
+        embed = partial(_embed, model, embed_video, text_rows(captions))
+        dropout_seed = _seed_of(_DROPOUT_STREAM, config.seed, step)
+        report = contrastive_update(step, model.heads, optimizer, embed, model=model, dropout_seed=dropout_seed)
+        losses[step] = report["loss"]
         if on_step is not None:
             on_step(step + 1, float(losses[step]))
     return model.eval(), losses
+
+
+def _check_shares(keep_fraction: float, grid_size: int) -> None:
+    if not 0 < keep_fraction <= 1:
+        raise ConfigError(f"keep_fraction must be above 0 and at most 1, got {keep_fraction}; 1 keeps every token")
+    if grid_size != 1 and keep_fraction != 1:
+        raise ConfigError(f"grid_size={grid_size} needs every patch; use keep_fraction=1, got {keep_fraction}")
 
 
 def _tokens_of_all(model: ContrastiveEncoder, clips: NDArray[np.uint8]) -> Tensor:
@@ -213,34 +219,8 @@ def _tubes_at(
     return tube_mask(shape, keep_fraction, generator)
 
 
-def _update(
-    step: int,
-    model: ContrastiveEncoder,
-    optimizer: torch.optim.Optimizer,
-    embed: Callable[[], Tensor],
-    texts: Tensor,
-) -> float:
-    heads, config = model.heads, model.heads.config
-    set_lr(optimizer, lr_at(step, config.optim))
-    with seeded(_seed_of(_DROPOUT_STREAM, config.seed, step), texts.device):
-        loss = sigmoid_loss(
-            embed(),
-            heads.embed_text(texts),
-            logit_scale=heads.logit_scale,
-            logit_bias=heads.logit_bias,
-            reduction=config.reduction,
-        )
-    optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(loss)
-    grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.grad_clip_norm))
-    if not (math.isfinite(loss.item()) and math.isfinite(grad_norm)):
-        raise StageError(
-            f"training of the encoder diverged at update {step + 1} of {config.optim.num_steps}: loss={loss.item()}, "
-            f"grad_norm={grad_norm}; lower optim.lr or raise optim.warmup_steps"
-        )
-    optimizer.step()
-    heads.clamp_logit_scale()
-    return loss.item()
+def _embed(model: ContrastiveEncoder, embed_video: Callable[[], Tensor], texts: Tensor) -> tuple[Tensor, Tensor]:
+    return embed_video(), model.heads.embed_text(texts)
 
 
 def _seed_of(stream: int, seed: int, step: int) -> int:
