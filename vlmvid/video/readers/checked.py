@@ -24,8 +24,8 @@ from vlmvid.video.transforms import resize_center_crop
 
 # Full frames that are held at once where they are to be scaled down.
 _CHUNK = 16
-# The first frames are compared as means of blocks: libraries interpolate colours between pixels differently.
-_BLOCK, _MAX_DEPARTURE = 8, 8.0
+# Frames are compared as means of blocks: libraries interpolate colours between pixels differently.
+_BLOCK, _MAX_DEPARTURE, _MAX_DEPARTURE_OF_A_BLOCK = 8, 8.0, 64.0
 
 
 class CheckedReader(PyAVReader):
@@ -33,8 +33,9 @@ class CheckedReader(PyAVReader):
 
     So all readers agree on which frame an index means. A file that the library would read wrongly is
     refused on opening with reason ``unsupported``: by `vlmvid.video.readers.refusals`, or because its first
-    frame is another picture than PyAV's. Neither library tells a damaged frame from a sound one, so
-    PyAV decodes the wanted frames too, without converting them, and refuses the damaged ones.
+    frame is another picture than PyAV's. Neither library tells a damaged frame from a sound one, or notices
+    that it counts wrongly behind a damaged one, so PyAV decodes the wanted frames too: damaged ones are
+    refused, and so are those of which the library gives another picture.
 
     Pixels equal PyAV's, except that stored colours of more than 8 bits are interpolated in another way and
     greys of theirs may be 2 levels darker. `ReaderOptions.image_size` is applied by Pillow after the
@@ -60,8 +61,20 @@ class CheckedReader(PyAVReader):
             return FrameBatch(np.empty((0, 3, self.height, self.width), dtype=np.uint8), np.empty(0))
         # Each frame once and in order: both libraries seek backwards for a frame that they have just given.
         unique, slots = np.unique(wanted, return_inverse=True)
-        self._decode(unique.tolist(), self._require_same_kind)
-        chunks = [self._scaled(self._read(chunk)) for chunk in np.split(unique, range(_CHUNK, unique.size, _CHUNK))]
+        ours: dict[int, NDArray[np.float64]] = {}
+
+        def keep(number: int, frame: VideoFrame) -> None:
+            self._require_same_kind(number, frame)
+            ours[number] = _blocks(FrameConverter(self.path)(frame))
+
+        self._decode(unique.tolist(), keep)
+        chunks = []
+        for chunk in np.split(unique, range(_CHUNK, unique.size, _CHUNK)):
+            frames = self._read(chunk)
+            for number, picture in zip(chunk.tolist(), frames, strict=True):
+                if _depart(_blocks(picture), ours[number]):
+                    raise self._unsupported(f"has another frame {number} for {self.name} than for PyAV")
+            chunks.append(self._scaled(frames))
         return FrameBatch(np.concatenate(chunks)[slots], self.pts_seconds[wanted])
 
     def close(self) -> None:
@@ -151,7 +164,14 @@ class CheckedReader(PyAVReader):
 
 def departs(theirs: NDArray[np.uint8], ours: NDArray[np.uint8]) -> bool:
     """True when two pictures, uint8 (H, W, 3), differ by more than how colours are interpolated between pixels."""
-    return theirs.shape != ours.shape or float(np.abs(_blocks(theirs) - _blocks(ours)).mean()) > _MAX_DEPARTURE
+    return theirs.shape != ours.shape or _depart(_blocks(theirs), _blocks(ours))
+
+
+def _depart(theirs: NDArray[np.float64], ours: NDArray[np.float64]) -> bool:
+    if theirs.shape != ours.shape:
+        return True
+    apart = np.abs(theirs - ours)
+    return bool(apart.mean() > _MAX_DEPARTURE or apart.max() > _MAX_DEPARTURE_OF_A_BLOCK)
 
 
 def _blocks(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
