@@ -27,8 +27,8 @@ def test_there_is_a_file() -> None:
     [
         ("vit", {"patch_size": 12}, "image_size=64 must be a multiple of patch_size=12"),
         ("vit", {"num_heads": 5}, "must be a multiple of num_heads=5"),
-        ("world", {"num_frames": 8}, "must be an odd multiple of num_frames=4"),
-        ("world", {"num_train": 1, "num_temporal_pairs": 1}, "num_videos=1200 is more than the 3 training clips"),
+        ("world", {"num_frames": 16}, "must be an odd multiple of num_frames=8"),
+        ("world", {"num_train": 1, "num_temporal_pairs": 1}, "num_videos=600 is more than the 3 training clips"),
         ("video", {"tubelet_size": 3}, "must be a multiple of video.tubelet_size=3"),
     ],
 )

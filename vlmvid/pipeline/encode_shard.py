@@ -103,7 +103,7 @@ class EncodeShard:
             )
         ledger.record_failures(
             [
-                (self._encode_key(row), row.clip.video_id, DecodeError(self._why_refused(), reason_code=NOT_FINITE))
+                (self._encode_key(row), row.clip.video_id, DecodeError(self._why_refused(), reason_code="not_finite"))
                 for row in self._refused
             ]
         )
