@@ -7,7 +7,6 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
-from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
 from threading import Thread
@@ -28,7 +27,8 @@ pytestmark = pytest.mark.prefect
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Two Dask workers, one thread each, in processes of their own."""
-    distributed = pytest.importorskip("distributed")
+    import distributed
+
     with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0") as running:
         yield running
 
@@ -213,8 +213,8 @@ def test_a_variable_that_names_none_is_refused(text: str) -> None:
         runner_choice(text)
 
 
-def test_a_package_that_is_missing_is_named() -> None:
-    if find_spec("prefect_ray") is not None:
-        pytest.skip("prefect-ray is installed")
-    with pytest.raises(ConfigError, match="pip install prefect-ray"):
-        runner_choice("ray")
+@pytest.mark.parametrize(("text", "command"), [("ray", "pip install prefect-ray"), ("dask", r"pip install .*dask")])
+def test_a_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, text: str, command: str) -> None:
+    monkeypatch.setattr("vlmvid.pipeline.runners.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=command):
+        runner_choice(text)

@@ -409,8 +409,9 @@ def test_what_is_tried_again(error: BaseException, passes: bool) -> None:
 
 
 def test_errors_of_transport_are_tried_again() -> None:
-    aiohttp = pytest.importorskip("aiohttp")
-    exceptions = pytest.importorskip("botocore.exceptions")
+    import aiohttp
+    from botocore import exceptions
+
     assert may_pass(aiohttp.ServerDisconnectedError())
     assert may_pass(aiohttp.ClientPayloadError())
     assert may_pass(exceptions.EndpointConnectionError(endpoint_url="x"))

@@ -1,4 +1,4 @@
-"""The readers that the zoo is read with, and the bugs of theirs that are known and not yet mended."""
+"""The readers that the zoo is read with."""
 
 from __future__ import annotations
 
@@ -11,12 +11,7 @@ EXACT = ("auto", "pyav")
 
 NAMES = ("auto", *READERS.names())
 
-KNOWN: dict[tuple[str, str], str] = {}
-"""(reader, member) to what is wrong: these tests must fail until it is mended."""
-
 
 def case(reader: str, member: str, *values: object) -> object:
-    """Parameters of one test, which is expected to fail where a bug is known."""
-    reason = KNOWN.get((reader, member))
-    marks = [pytest.mark.xfail(strict=True, reason=reason)] if reason else []
-    return pytest.param(*values, marks=marks, id=f"{member}-{reader}")
+    """Parameters of one test, named by member and reader."""
+    return pytest.param(*values, id=f"{member}-{reader}")
