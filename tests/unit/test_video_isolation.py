@@ -577,6 +577,7 @@ def test_an_interrupt_leaves_no_worker(how: str) -> None:
     code = (
         SCRIPT
         + """
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
 with DecodePool(config, limits, num_workers=2, worker_command=faulty) as pool:
     for outcome in pool.decode([ClipJob(name) for name in ("slow:0", "slow:0", "hang:", "hang:")]):
         print(*pool.worker_pids(), flush=True)
