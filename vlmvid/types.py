@@ -95,7 +95,8 @@ class Clip(TextRecord):
 
     `start_seconds` and `end_seconds` bound the clip as [start, end); `end_seconds=None` means
     the end of the file; both are finite. `path` is absolute or relative to the manifest. `video_id`
-    and `path` hold no NUL character.
+    and `path` hold no NUL character. `counterfactual_captions` say something false that is close to the
+    truth: negatives for alignment, never evaluated.
     """
 
     video_id: str = Field(min_length=1)
@@ -104,6 +105,7 @@ class Clip(TextRecord):
     end_seconds: float | None = Field(default=None, allow_inf_nan=False)
     split: Split = "train"
     captions: tuple[str, ...] = ()
+    counterfactual_captions: tuple[str, ...] = ()
     questions: tuple[Question, ...] = ()
     attributes: dict[str, AttributeValue] = Field(default_factory=dict)
 

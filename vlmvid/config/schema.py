@@ -10,16 +10,20 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from vlmvid.config.alignment import AlignConfig
+from vlmvid.config.augmentation import CaptionAugmentConfig
 from vlmvid.config.base import Config
-from vlmvid.config.encoders import EncodeConfig, PoolingConfig
+from vlmvid.config.encoders import EncodeConfig
+from vlmvid.config.filtering import FilterConfig
 from vlmvid.types import Split
 
-StageName = Literal["ingest", "curate", "decode", "encode", "align", "evaluate", "register", "search"]
+StageName = Literal["ingest", "curate", "decode", "encode", "filter", "align", "evaluate", "register", "search"]
 STAGE_ORDER: tuple[StageName, ...] = (
     "ingest",
     "curate",
     "decode",
     "encode",
+    "filter",
     "align",
     "evaluate",
     "register",
@@ -35,6 +39,17 @@ _READ_BY: dict[str, tuple[SamplingPolicy, ...]] = {
 }
 
 
+class ExpectedData(Config):
+    """How large a dataset is expected to be, for what `vlmvid plan` estimates before the files are there.
+
+    Part of no key. `mean_caption_tokens` counts those of the recipe's own text encoder, special tokens included.
+    """
+
+    num_clips: int = Field(gt=0)
+    captions_per_clip: float = Field(default=1.0, gt=0)
+    mean_caption_tokens: float = Field(default=20.0, gt=0)
+
+
 class DataConfig(Config):
     """Which dataset, by its registered name; `options` are validated by the dataset's own class.
 
@@ -43,9 +58,11 @@ class DataConfig(Config):
     The manifest itself may lie anywhere.
     """
 
-    name: str = Field(description="registered dataset: synthetic, image_text, manifest, folder")
+    name: str = Field(description="registered dataset, e.g. synthetic, manifest, folder; docs/datasets.md has them all")
     options: dict[str, Any] = Field(default_factory=dict)
     restrict_root: str | None = Field(default=None, description="a folder; None = files may lie anywhere")
+    augment_captions: CaptionAugmentConfig | None = None
+    expected: ExpectedData | None = Field(default=None, description="for the estimates of `vlmvid plan` alone")
 
 
 class CurateConfig(Config):
@@ -160,42 +177,6 @@ class DecodeConfig(Config):
         return self.model_dump(mode="json", exclude={"keep_frames"})
 
 
-class HeadConfig(Config):
-    """Projection head: ``linear`` (LayerNorm + Linear) or ``gated`` (SAIL's ReLU6-gated unit)."""
-
-    kind: Literal["linear", "gated"] = "linear"
-    width_factor: int = Field(default=8, gt=0, description="gated: hidden width as a multiple of the input")
-
-
-class OptimConfig(Config):
-    """AdamW with linear warm-up and cosine decay to zero."""
-
-    num_steps: int = Field(gt=0)
-    global_batch_size: int = Field(gt=1)
-    lr: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=1e-2, ge=0)
-    betas: tuple[float, float] = (0.9, 0.99)
-    warmup_steps: int = Field(default=0, ge=0)
-    grad_clip_norm: float = Field(default=1.0, gt=0)
-
-
-class AlignConfig(Config):
-    """Alignment of frozen features in a shared space (SAIL, arXiv 2412.04616)."""
-
-    pooling: PoolingConfig = PoolingConfig()
-    video_head: HeadConfig = HeadConfig()
-    text_head: HeadConfig = HeadConfig()
-    projection_dim: int = Field(default=256, gt=0)
-    loss: Literal["sigmoid"] = "sigmoid"
-    reduction: Literal["per_sample", "per_pair"] = "per_sample"
-    logit_scale_init: float = Field(default=20.0, gt=0)
-    logit_bias_init: float = -10.0
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    optim: OptimConfig
-    seed: int = 0
-    checkpoint_every: int = Field(default=100, gt=0)
-
-
 class BiasConfig(Config):
     """Group bias of ranked lists: for each query, who stands in the top K."""
 
@@ -266,6 +247,7 @@ class Recipe(Config):
     curate: CurateConfig | None = None
     decode: DecodeConfig
     encode: EncodeConfig
+    filter: FilterConfig | None = None
     align: AlignConfig | None = None
     evaluate: EvaluateConfig | None = None
     register_: RegisterConfig | None = Field(default=None, alias="register")
@@ -285,11 +267,41 @@ class Recipe(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _filter_has_another_model(self) -> Self:
+        score = self.filter.alignment_score if self.filter is not None else None
+        if score is None or self.register_ is None:
+            return self
+        own = f"models:/{self.register_.model_name}@{self.register_.alias}"
+        if score.model == own:
+            raise ValueError(
+                f"filter.alignment_score.model={score.model!r} is what this recipe registers, so every run would "
+                "filter with the result of the last one and none would be cached; name a version, or another alias"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _trained_encoders_have_inputs(self) -> Self:
+        if "vision" in self.adapted_encoders and not self.decode.keep_frames:
+            raise ValueError(
+                "align.end_to_end.vision trains on frames, which this recipe does not store; set "
+                "decode.keep_frames: true, or leave it out"
+            )
+        return self
+
+    @property
+    def adapted_encoders(self) -> tuple[str, ...]:
+        """Which encoders the alignment trains too: ``vision``, ``text``, both or none."""
+        wanted = None if self.align is None else self.align.end_to_end
+        sides = {} if wanted is None else {"vision": wanted.vision, "text": wanted.text}
+        return tuple(side for side, config in sides.items() if config is not None)
+
     def stages(self) -> tuple[StageName, ...]:
         """The stages this recipe runs, in order; where frames are not kept, `encode` decodes."""
         optional = {
             "curate": self.curate,
             "decode": self.decode if self.decode.keep_frames else None,
+            "filter": self.filter,
             "align": self.align,
             "evaluate": self.evaluate,
             "register": self.register_,

@@ -6,9 +6,9 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from vlmvid.config.alignment import AlignConfig
 from vlmvid.config.base import Config
 from vlmvid.config.encoders import TextConfig, VideoConfig
-from vlmvid.config.schema import AlignConfig
 
 
 class ViTConfig(Config):
