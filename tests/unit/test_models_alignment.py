@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from vlmvid.config.alignment import AlignConfig, HeadConfig, OptimConfig
 from vlmvid.config.encoders import PoolingConfig
-from vlmvid.config.schema import AlignConfig, HeadConfig, OptimConfig
-from vlmvid.errors import CheckpointError
+from vlmvid.errors import CheckpointError, ConfigError
 from vlmvid.models.alignment import AlignmentModel, load_alignment, save_alignment
 from vlmvid.models.heads import GatedHead, LinearHead
 from vlmvid.models.pooling.frames import FrameMean
@@ -62,6 +62,34 @@ def test_frame_mean_does_not_see_the_order_of_frames() -> None:
 def test_temporal_transformer_starts_as_the_mean() -> None:
     x = features(3, 5, 12)
     assert torch.equal(transformer()(x), FrameMean()(x))
+
+
+def test_the_mean_of_the_frame_states_makes_the_feature() -> None:
+    module, x = transformer(), features(3, 5, 12)
+    wake(module)
+    states, mean = module.frame_states(x), x.mean(dim=1)
+    assert states.shape == (3, 5, module.state_dim) == (3, 5, 8)
+    scale = mean.square().mean(dim=1, keepdim=True).sqrt()
+    torch.testing.assert_close(module(x), mean + scale * module.up(states.mean(dim=1)))
+    # A frame's state is of its place too, and of the other frames.
+    assert not torch.allclose(module.frame_states(x.flip(1)).flip(1), states)
+    changed = x.clone()
+    changed[:, 0] = features(3, 12, seed=4)
+    assert not torch.allclose(module.frame_states(changed)[:, 1:], states[:, 1:])
+    with pytest.raises(ValueError, match="expected 5 frames per clip, got 4"):
+        module.frame_states(x[:, :4])
+
+
+def test_an_alignment_gives_the_frame_states_of_its_pooling() -> None:
+    model, x = AlignmentModel(12, 9, 5, FULL).eval(), features(3, 5, 12)
+    assert model.trains_frames and model.frame_state_dim == 8
+    assert torch.equal(model.frame_states(x.half()), model.pooling.frame_states(x.half().float()))  # type: ignore[operator]
+    with pytest.raises(ValueError, match=r"\(B, T=5, D=12\); got \(3, 4, 12\)"):
+        model.frame_states(x[:, :4])
+    plain = AlignmentModel(12, 9, 5, AlignConfig(optim=OPTIM))
+    assert not plain.trains_frames and plain.frame_state_dim == 0
+    with pytest.raises(ConfigError, match="'frame_mean' trains no states of single frames; use pooling.kind 'transf"):
+        plain.frame_states(x)
 
 
 def test_temporal_transformer_sees_the_order_once_awake() -> None:

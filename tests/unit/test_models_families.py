@@ -12,6 +12,8 @@ BACKBONES = "vlmvid.models.backbones"
 # Backbone, the modules of its family, the package that builds it.
 FAMILIES = {
     "efficientnet-lite0": ({"efficientnet_lite", "timm_backbone"}, "timm"),
+    "efficientnet-lite1": ({"efficientnet_lite", "timm_backbone"}, "timm"),
+    "efficientnet-lite2": ({"efficientnet_lite", "timm_backbone"}, "timm"),
     "timm:test_vit": ({"timm_backbone"}, "timm"),
     "hf:some/repo": ({"hf_backbone"}, "transformers"),
     "video:/some/folder": ({"video_backbone"}, "timm"),

@@ -38,6 +38,8 @@ class Row:
 
 ROWS = {
     "efficientnet-lite0": Row("efficientnet-lite0", 0, 2, 5, size=64),
+    "efficientnet-lite1": Row("efficientnet-lite1", 0, 2, 5, size=64),
+    "efficientnet-lite2": Row("efficientnet-lite2", 0, 2, 5, size=64),
     "timm vit": Row("timm:test_vit", 1, 4, 6, size=64, settings={"image_size": 64}),
     "timm vit of registers": Row(
         "timm:vit_wee_patch16_reg1_gap_256", 1, 2, 14, settings={"image_size": 32}, registers_only=True
@@ -72,7 +74,7 @@ def config_of(name: str, folder: Path, **settings: Any) -> VisionConfig:
         }
         backbone, pretrained = f"hf:{save_model(tiny_vision(kind), folder, preprocessor)}", True
     values = {"backbone": backbone, "pretrained": pretrained, **row.settings, **settings}
-    if row.backbone == "efficientnet-lite0":
+    if row.backbone.startswith("efficientnet-lite"):
         values["image_size"] = row.size
     return VisionConfig.model_validate(values)
 

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from vlmvid.config.encoders import POOLING_OPTIONS, PoolingConfig, PoolingKind
-from vlmvid.config.schema import AlignConfig, OptimConfig
+from vlmvid.config.alignment import AlignConfig, OptimConfig
+from vlmvid.config.encoders import FRAME_STATE_KINDS, POOLING_OPTIONS, PoolingConfig, PoolingKind
 from vlmvid.errors import ConfigError, DatasetError
 from vlmvid.models import embedding
 from vlmvid.models.alignment import AlignmentModel, load_alignment, save_alignment
 from vlmvid.models.pooling import POOLINGS, build_pooling, frame_mean
+from vlmvid.models.pooling.spec import FrameStatePooling
 from vlmvid.models.runtime import seeded
 from vlmvid.training.align import AlignmentData, train_alignment
 
@@ -68,6 +69,8 @@ def feature(kind: PoolingKind, out: Tensor) -> Tensor:
 def test_the_registry_the_config_and_the_options_name_the_same_kinds() -> None:
     assert POOLINGS.names() == list(KINDS)
     assert {kind: PoolingConfig(kind=kind).reads for kind in KINDS} == {k: POOLINGS.get(k).reads for k in KINDS}
+    trained = [kind for kind in KINDS if isinstance(build(kind), FrameStatePooling)]
+    assert trained == list(FRAME_STATE_KINDS)
     assert POOLING_OPTIONS.keys() == PoolingConfig.model_fields.keys() - {"kind"} == SMALL.keys()
 
 

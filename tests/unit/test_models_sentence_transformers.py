@@ -117,7 +117,7 @@ def test_prompts_equal_the_package(include_prompt: bool, tmp_path: Path) -> None
         unpooled = encoded(folder, prompt="query", pooling="cls")
         first = load_text_encoder(TextConfig(encoder=f"st:{folder}", prompt="query", pooling="cls"))
         # The first token that is not of the prompt, not the first of all.
-        assert first._tokenize(["dog"])[0].first == 4 and unpooled.shape == (4, 16)
+        assert first.tokenize(["dog"])[0].first == 4 and unpooled.shape == (4, 16)
         short = load_text_encoder(TextConfig(encoder=f"st:{folder}", prompt="query", max_length=4))
         with pytest.raises(ValueError, match="leaves no token of the text 'a dog'; raise text.max_length"):
             short.encode(["a dog"])

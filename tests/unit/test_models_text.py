@@ -286,3 +286,32 @@ def test_a_folder_without_a_tokenizer_is_a_config_error(tmp_path: Path) -> None:
         (folder / name).unlink()
     with pytest.raises(ConfigError, match="has no tokenizer"):
         load_text_encoder(TextConfig(encoder=f"hf:{folder}"))
+
+
+def test_half_precision_differs_in_rounding_and_is_kept_by_the_saved_encoder(tmp_path: Path) -> None:
+    texts = ["a dog runs", "a much longer text about two cats that sleep on a roof"]
+    exact = load_text_encoder(TextConfig(encoder="minilm")).encode(texts)
+    encoder = load_text_encoder(TextConfig(encoder="minilm", precision="bfloat16"))
+    rounded = encoder.encode(texts)
+    assert rounded.dtype == np.float32 and not np.array_equal(rounded, exact)
+    cosines = (rounded * exact).sum(1) / np.linalg.norm(rounded, axis=1) / np.linalg.norm(exact, axis=1)
+    assert cosines.min() > 0.999
+    save_text(encoder, tmp_path)
+    np.testing.assert_array_equal(load_text(tmp_path).encode(texts), rounded)
+    with pytest.raises(ConfigError, match="precision: float16 needs a GPU"):
+        load_text_encoder(TextConfig(encoder="minilm", precision="float16"), device="cpu")
+
+
+def test_the_default_precision_is_no_part_of_the_key() -> None:
+    assert "precision" not in TextConfig(encoder="minilm").key_config()
+    assert TextConfig(encoder="minilm", precision="bfloat16").key_config()["precision"] == "bfloat16"
+
+
+def test_saved_files_do_not_tell_what_was_encoded_before(tmp_path: Path) -> None:
+    encoder = load_text_encoder(TextConfig(encoder=f"hf:{small_copy(tmp_path / 'model')}", max_length=16))
+    saved = []
+    for name in ("fresh", "used"):
+        save_text(encoder, tmp_path / name)
+        saved.append({p.relative_to(tmp_path / name): p.read_bytes() for p in (tmp_path / name).rglob("*.*")})
+        encoder.encode(["a red square", "two small blue circles move to the left"])
+    assert len(saved[0]) > 3 and saved[0] == saved[1]

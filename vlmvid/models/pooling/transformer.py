@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vlmvid.config.encoders import PoolingConfig
 from vlmvid.models.pooling.frames import frame_mean
-from vlmvid.models.pooling.spec import PoolingSpec, one_token
+from vlmvid.models.pooling.spec import FrameStatePooling, PoolingSpec, one_token
 
 # B clips, T frames, D feature_dim, W width, H heads
 
@@ -40,7 +40,7 @@ class TemporalBlock(nn.Module):
         return out
 
 
-class TemporalTransformer(nn.Module):
+class TemporalTransformer(FrameStatePooling):
     """The frame mean plus what a small transformer reads from the order of the frames.
 
     ``mean(x) + rms(mean(x)) * up(pool(blocks(down(LayerNorm(x)) + time_embed)))``. `up` starts
@@ -59,6 +59,7 @@ class TemporalTransformer(nn.Module):
     ) -> None:
         super().__init__()
         self.num_frames = num_frames
+        self.state_dim = width
         self.norm_in = nn.LayerNorm(feature_dim)
         self.down = nn.Linear(feature_dim, width)
         self.time_embed_TW = nn.Parameter(torch.empty(num_frames, width))
@@ -73,14 +74,22 @@ class TemporalTransformer(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features (B, T, D) to (B, D)."""
+        mean_BD = frame_mean(features)
+        update_BD: Tensor = self.up(self.frame_states(features).mean(dim=1))
+        return mean_BD + rms(mean_BD) * update_BD
+
+    def frame_states(self, features: Tensor) -> Tensor:
+        """Features (B, T, D) to what the last block says of every frame, normalised (B, T, W); `up` reads their mean.
+
+        Not ``x + up(...)``, because that begins as the features alone: nothing that reads it would train the blocks.
+        """
         if features.shape[1] != self.num_frames:
             raise ValueError(f"expected {self.num_frames} frames per clip, got {features.shape[1]}")
         x_BTW = self.down(self.norm_in(features)) + self.time_embed_TW
         for block in self.blocks:
             x_BTW = block(x_BTW)
-        mean_BD = frame_mean(features)
-        update_BD: Tensor = self.up(self.norm_out(x_BTW).mean(dim=1))
-        return mean_BD + rms(mean_BD) * update_BD
+        states_BTW: Tensor = self.norm_out(x_BTW)
+        return states_BTW
 
 
 def rms(mean_BD: Tensor) -> Tensor:
