@@ -11,48 +11,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlmvid.config.encoders import PoolingConfig
-from vlmvid.config.schema import AlignConfig, HeadConfig, OptimConfig
-from vlmvid.errors import CheckpointError, DatasetError, StageError
-from vlmvid.models.alignment import AlignmentModel
+from tests.unit.training_fixtures import states_equal, toy_config, toy_data
+from vlmvid.errors import CheckpointError, ConfigError, DatasetError, StageError
 from vlmvid.training import align
 from vlmvid.training.align import AlignmentData, batch_at, captions_at, train_alignment
 from vlmvid.training.checkpoint import latest_checkpoint, save_checkpoint
-
-NUM_CLIPS, NUM_FRAMES, VIDEO_DIM, TEXT_DIM = 23, 4, 10, 6
-
-
-def toy_data(num_clips: int = NUM_CLIPS, seed: int = 0) -> AlignmentData:
-    """Clips and two captions each, both noisy linear views of one hidden vector per clip."""
-    rng = np.random.default_rng(seed)
-    hidden = rng.standard_normal((num_clips, 5))
-    video = hidden @ rng.standard_normal((5, VIDEO_DIM))
-    frames = video[:, None] + 0.1 * rng.standard_normal((num_clips, NUM_FRAMES, VIDEO_DIM))
-    text = hidden @ rng.standard_normal((5, TEXT_DIM))
-    captions = np.repeat(text, 2, axis=0) + 0.05 * rng.standard_normal((2 * num_clips, TEXT_DIM))
-    return AlignmentData(
-        video_features=(50.0 * frames).astype(np.float32),
-        text_features=captions.astype(np.float32),
-        captions_of=tuple((2 * i, 2 * i + 1) for i in range(num_clips)),
-    )
-
-
-def toy_config(**changes: object) -> AlignConfig:
-    values: dict[str, object] = {
-        "pooling": PoolingConfig(kind="transformer", width=8, depth=1, num_heads=2),
-        "video_head": HeadConfig(kind="gated", width_factor=2),
-        "projection_dim": 8,
-        "dropout": 0.1,
-        "optim": OptimConfig(num_steps=12, global_batch_size=8, lr=1e-2, warmup_steps=2),
-        "checkpoint_every": 5,
-        "seed": 1,
-    }
-    return AlignConfig.model_validate(values | changes)
-
-
-def states_equal(a: AlignmentModel, b: AlignmentModel) -> bool:
-    mine, other = a.state_dict(), b.state_dict()
-    return mine.keys() == other.keys() and all(torch.equal(mine[name], other[name]) for name in mine)
 
 
 class Killed(Exception):
@@ -168,22 +131,19 @@ def test_how_often_checkpoints_are_written_changes_nothing(tmp_path: Path) -> No
     assert states_equal(often, never)
 
 
-def test_a_memory_map_in_float16_trains_like_the_array_in_memory(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_memory_map_in_float16_trains_like_the_array_in_memory(tmp_path: Path) -> None:
     data = toy_data()
     halves = AlignmentData((data.video_features / 50).astype(np.float16), data.text_features, data.captions_of)
     np.save(tmp_path / "video.npy", halves.video_features)
     mapped = AlignmentData(np.load(tmp_path / "video.npy", mmap_mode="r"), data.text_features, data.captions_of)
     held = train_alignment(toy_config(), halves, work_dir=tmp_path / "a")
-    monkeypatch.setattr(align, "IN_MEMORY_BYTES", 0)
     read = train_alignment(toy_config(), mapped, work_dir=tmp_path / "b")
     assert states_equal(held, read)
 
 
 def test_training_learns_to_retrieve(tmp_path: Path) -> None:
     data = toy_data()
-    optim = OptimConfig(num_steps=150, global_batch_size=23, lr=2e-2, warmup_steps=10)
+    optim = {"num_steps": 150, "global_batch_size": 23, "lr": 2e-2, "warmup_steps": 10}
     reports: list[dict[str, float]] = []
     config = toy_config(optim=optim, dropout=0.0)
     model = train_alignment(config, data, work_dir=tmp_path, on_step=lambda _, report: reports.append(report))
@@ -205,13 +165,8 @@ def test_the_global_generator_is_left_alone(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_dropout_differs_between_steps_and_seeds() -> None:
-    seeds = {align._dropout_seed(seed, step) for seed in range(5) for step in range(20)}
-    assert len(seeds) == 100
-
-
 def test_the_logit_scale_never_leaves_its_range(tmp_path: Path) -> None:
-    optim = OptimConfig(num_steps=12, global_batch_size=8, lr=5.0)
+    optim = {"lr": 5.0, "warmup_steps": 0}
     scales: list[float] = []
     train_alignment(
         toy_config(optim=optim, logit_scale_init=99.0),
@@ -225,13 +180,13 @@ def test_the_logit_scale_never_leaves_its_range(tmp_path: Path) -> None:
 
 def test_another_config_or_other_data_refuse_the_folder(tmp_path: Path) -> None:
     train_alignment(toy_config(), toy_data(), work_dir=tmp_path)
-    with pytest.raises(CheckpointError, match="another alignment"):
+    with pytest.raises(CheckpointError, match=r"step 12 is of another training: config.seed: 1 there, 2 here\. Use"):
         train_alignment(toy_config(seed=2), toy_data(), work_dir=tmp_path)
-    with pytest.raises(CheckpointError, match="another alignment"):
+    with pytest.raises(CheckpointError, match=r"data.text_features.sample: \w+ there, \w+ here; data.video_features"):
         train_alignment(toy_config(), toy_data(seed=5), work_dir=tmp_path)
 
 
-def test_a_diverging_training_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_diverging_training_says_so(tmp_path: Path) -> None:
     data = toy_data()
     # Finite features whose float32 variance overflows: the loss itself becomes NaN.
     huge = AlignmentData(data.video_features * np.float32(1e30), data.text_features, data.captions_of)
@@ -240,11 +195,7 @@ def test_a_diverging_training_says_so(tmp_path: Path, monkeypatch: pytest.Monkey
     assert not list(tmp_path.glob("*.json"))
 
 
-@pytest.mark.parametrize("in_memory_bytes", [0, align.IN_MEMORY_BYTES])
-def test_features_that_are_not_finite_name_their_row(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_memory_bytes: int
-) -> None:
-    monkeypatch.setattr(align, "IN_MEMORY_BYTES", in_memory_bytes)
+def test_features_that_are_not_finite_name_their_row(tmp_path: Path) -> None:
     data = toy_data()
     data.video_features[17, 2, 3] = np.nan
     with pytest.raises(DatasetError, match="video features: row 17 holds NaN"):
@@ -266,13 +217,16 @@ def test_data_that_does_not_fit_is_refused() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 40), st.integers(2, 16), st.integers(0, 5))
 def test_an_epoch_shows_each_clip_at_most_once(num_clips: int, batch_size: int, seed: int) -> None:
-    effective = min(batch_size, num_clips)
-    steps = num_clips // effective
+    if batch_size > num_clips:
+        with pytest.raises(ConfigError, match=f"global_batch_size={batch_size}, but there are {num_clips} clips"):
+            batch_at(0, num_clips, batch_size, seed)
+        return
+    steps = num_clips // batch_size
     for epoch in range(2):
         batches = [batch_at(epoch * steps + i, num_clips, batch_size, seed) for i in range(steps)]
-        assert all(len(batch) == effective for batch in batches)
+        assert all(len(batch) == batch_size for batch in batches)
         seen = np.concatenate(batches)
-        assert len(set(seen.tolist())) == len(seen) == steps * effective
+        assert len(set(seen.tolist())) == len(seen) == steps * batch_size
         assert seen.min() >= 0 and seen.max() < num_clips
 
 

@@ -11,13 +11,17 @@ from torch import nn
 from vlmvid.artifacts.files import write_bytes
 from vlmvid.errors import CheckpointError
 from vlmvid.models.runtime import seeded
-from vlmvid.training.checkpoint import latest_checkpoint, restore_checkpoint, save_checkpoint
+from vlmvid.training.checkpoint import TrainingState, latest_checkpoint, restore_checkpoint, save_checkpoint
 
 
 def model_and_optimizer(width: int = 3, seed: int = 0) -> tuple[nn.Module, torch.optim.AdamW]:
     with seeded(seed):
         model = nn.Sequential(nn.Linear(4, width), nn.LayerNorm(width), nn.Linear(width, 2))
     return model, torch.optim.AdamW(model.parameters(), lr=0.1)
+
+
+def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainingState:
+    return TrainingState({"model": model}, optimizer, {"of": "f"})
 
 
 def step(model: nn.Module, optimizer: torch.optim.AdamW, seed: int) -> None:
@@ -34,11 +38,11 @@ def test_a_restored_training_continues_in_the_same_bytes(tmp_path: Path) -> None
     model, optimizer = model_and_optimizer()
     for seed in range(3):
         step(model, optimizer, seed)
-    save_checkpoint(tmp_path, 3, model, optimizer, "f")
+    save_checkpoint(tmp_path, 3, state_of(model, optimizer))
     restored, restored_optimizer = model_and_optimizer(seed=9)
     checkpoint = latest_checkpoint(tmp_path)
-    assert checkpoint is not None and (checkpoint.step, checkpoint.fingerprint) == (3, "f")
-    restore_checkpoint(checkpoint, restored, restored_optimizer)
+    assert checkpoint is not None and (checkpoint.step, checkpoint.identity) == (3, {"of": "f"})
+    restore_checkpoint(checkpoint, state_of(restored, restored_optimizer))
     assert same_state(model, restored)
     for seed in range(3, 6):
         step(model, optimizer, seed)
@@ -55,7 +59,7 @@ def test_two_checkpoints_are_kept(tmp_path: Path) -> None:
     model, optimizer = model_and_optimizer()
     step(model, optimizer, 0)
     for number in (1, 2, 3, 10):
-        save_checkpoint(tmp_path, number, model, optimizer, "f")
+        save_checkpoint(tmp_path, number, state_of(model, optimizer))
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == [f"step_{n:08d}.{kind}" for n in (3, 10) for kind in ("json", "safetensors")]
 
@@ -65,7 +69,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damag
     model, optimizer = model_and_optimizer()
     for number in (1, 2):
         step(model, optimizer, number)
-        save_checkpoint(tmp_path, number, model, optimizer, "f")
+        save_checkpoint(tmp_path, number, state_of(model, optimizer))
     tensors, record = tmp_path / "step_00000002.safetensors", tmp_path / "step_00000002.json"
     data = tensors.read_bytes()
     match damage:
@@ -86,26 +90,26 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path, damag
 def test_a_model_of_another_shape_is_refused(tmp_path: Path) -> None:
     model, optimizer = model_and_optimizer()
     step(model, optimizer, 0)
-    save_checkpoint(tmp_path, 1, model, optimizer, "f")
+    save_checkpoint(tmp_path, 1, state_of(model, optimizer))
     checkpoint = latest_checkpoint(tmp_path)
     assert checkpoint is not None
     with pytest.raises(CheckpointError, match=r"model.0.weight is \(3, 4\), expected \(5, 4\)"):
-        restore_checkpoint(checkpoint, *model_and_optimizer(width=5))
+        restore_checkpoint(checkpoint, state_of(*model_and_optimizer(width=5)))
     deeper = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2), nn.Linear(2, 2))
     with pytest.raises(CheckpointError, match="lacks model.3.weight"):
-        restore_checkpoint(checkpoint, deeper, torch.optim.AdamW(deeper.parameters()))
+        restore_checkpoint(checkpoint, state_of(deeper, torch.optim.AdamW(deeper.parameters())))
     shallower = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3))
     with pytest.raises(CheckpointError, match="4 tensors|8 tensors"):
-        restore_checkpoint(checkpoint, shallower, torch.optim.AdamW(shallower.parameters()))
+        restore_checkpoint(checkpoint, state_of(shallower, torch.optim.AdamW(shallower.parameters())))
 
 
 def test_a_checkpoint_without_optimiser_state_is_refused(tmp_path: Path) -> None:
     model, optimizer = model_and_optimizer()
-    save_checkpoint(tmp_path, 1, model, optimizer, "f")
+    save_checkpoint(tmp_path, 1, state_of(model, optimizer))
     checkpoint = latest_checkpoint(tmp_path)
     assert checkpoint is not None
-    with pytest.raises(CheckpointError, match="no optimiser state of 0.weight"):
-        restore_checkpoint(checkpoint, model, optimizer)
+    with pytest.raises(CheckpointError, match="no optimiser state of model.0.weight"):
+        restore_checkpoint(checkpoint, state_of(model, optimizer))
 
 
 def test_write_bytes_leaves_no_temporary_file(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from tests.unit.test_models_video import vit
+from vlmvid.config.alignment import AlignConfig, OptimConfig
 from vlmvid.config.encoders import PoolingConfig, VideoConfig
-from vlmvid.config.schema import AlignConfig, OptimConfig
 from vlmvid.errors import ConfigError, DatasetError, StageError
 from vlmvid.models.backbones.base import Preprocessing
 from vlmvid.models.video.encoder import VideoEncoder, build_video_encoder, image_model_of

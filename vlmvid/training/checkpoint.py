@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,29 @@ from torch import Tensor, nn
 from vlmvid.artifacts.files import write_bytes
 from vlmvid.errors import CheckpointError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 NUM_KEPT = 2
+_MOST_DIFFERENCES = 12
+_ABSENT = "absent"
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """All that decides how a training goes on.
+
+    Attributes:
+        modules: what has weights or buffers, by name.
+        optimizer: of parameters of these modules.
+        identity: what the training is of, as JSON values; a resume with another one is refused.
+        tensors: more tensors by name.
+        values: more state, as JSON values.
+    """
+
+    modules: Mapping[str, nn.Module]
+    optimizer: torch.optim.Optimizer
+    identity: Mapping[str, Any]
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,23 +52,30 @@ class Checkpoint:
 
     Attributes:
         step: updates done.
-        fingerprint: what the training was of; a resume with another one must be refused.
-        tensors: ``model.NAME`` and ``optim.NAME.STATE``.
+        identity: what the training was of.
+        values: as `TrainingState.values`.
+        tensors: ``MODULE.NAME``, ``optim.MODULE.NAME.STATE`` and ``extra.NAME``.
     """
 
     step: int
-    fingerprint: str
+    identity: Mapping[str, Any]
+    values: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
 
+    @property
+    def extra(self) -> dict[str, Tensor]:
+        """As `TrainingState.tensors`."""
+        return {name.removeprefix("extra."): t for name, t in self.tensors.items() if name.startswith("extra.")}
 
-def save_checkpoint(
-    folder: Path, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str
-) -> Path:
+
+def save_checkpoint(folder: Path, step: int, state: TrainingState) -> Path:
     """Write the state after `step` updates; keeps the newest two. Returns the JSON's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for name, parameter in model.named_parameters():
-        for key, value in optimizer.state.get(parameter, {}).items():
+    tensors = {f"extra.{name}": tensor for name, tensor in state.tensors.items()}
+    for module_name, module in state.modules.items():
+        tensors |= {f"{module_name}.{name}": tensor for name, tensor in module.state_dict().items()}
+    for name, parameter in _optimised(state.modules, state.optimizer):
+        for key, value in state.optimizer.state.get(parameter, {}).items():
             tensors[f"optim.{name}.{key}"] = torch.as_tensor(value)
     data = save({name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()})
     base = folder / f"step_{step:08d}"
@@ -55,7 +83,8 @@ def save_checkpoint(
     record = {
         "format_version": FORMAT_VERSION,
         "step": step,
-        "fingerprint": fingerprint,
+        "identity": state.identity,
+        "values": state.values,
         "sha256": hashlib.sha256(data).hexdigest(),
     }
     path = base.with_suffix(".json")
@@ -75,35 +104,75 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
     return None
 
 
-def restore_checkpoint(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Put the state of a checkpoint into a model and its optimiser, exactly.
+def restore_checkpoint(checkpoint: Checkpoint, state: TrainingState) -> None:
+    """Put a checkpoint into the modules and the optimiser of `state`, exactly.
 
-    Raises CheckpointError, naming a tensor, when anything is missing, left over or of another shape.
+    Raises CheckpointError when it is of another training, with every difference, or, with a tensor's name, when
+    anything is missing, left over or of another shape. Nothing has been changed then.
     """
-    left = dict(checkpoint.tensors)
-    state = {}
-    for name, tensor in model.state_dict().items():
-        state[name] = _take(left, f"model.{name}", tensor.shape)
+    found = differences(checkpoint.identity, json.loads(json.dumps(state.identity)))
+    if found:
+        more = f"; and {len(found) - _MOST_DIFFERENCES} more" if len(found) > _MOST_DIFFERENCES else ""
+        raise CheckpointError(
+            f"the checkpoint of step {checkpoint.step} is of another training: {'; '.join(found[:_MOST_DIFFERENCES])}"
+            f"{more}. Use another folder, or delete this one"
+        )
+    left = {name: tensor for name, tensor in checkpoint.tensors.items() if not name.startswith("extra.")}
+    loaded = {
+        module_name: {
+            name: _take(left, f"{module_name}.{name}", tensor.shape) for name, tensor in module.state_dict().items()
+        }
+        for module_name, module in state.modules.items()
+    }
+    restored = _optimizer_state(checkpoint.step, left, state)
+    if left:
+        raise CheckpointError(f"the checkpoint has {len(left)} tensors that the model lacks, e.g. {min(left)}")
+    for module_name, module in state.modules.items():
+        module.load_state_dict(loaded[module_name], strict=True)
+    for parameter, values in restored.items():
+        state.optimizer.state[parameter] = values
+
+
+def differences(there: Any, here: Any, name: str = "") -> list[str]:
+    """Where two JSON values differ, field by field: ``"optim.lr: 0.1 there, 0.2 here"``."""
+    if isinstance(there, Mapping) and isinstance(here, Mapping):
+        found: list[str] = []
+        for key in sorted(there.keys() | here.keys()):
+            found += differences(there.get(key, _ABSENT), here.get(key, _ABSENT), f"{name}.{key}" if name else key)
+        return found
+    return [] if there == here else [f"{name}: {there} there, {here} here"]
+
+
+def _optimizer_state(step: int, left: dict[str, Tensor], state: TrainingState) -> dict[nn.Parameter, dict[str, Tensor]]:
     restored: dict[nn.Parameter, dict[str, Tensor]] = {}
-    for name, parameter in model.named_parameters():
+    fused = bool(state.optimizer.defaults.get("fused"))
+    for name, parameter in _optimised(state.modules, state.optimizer):
         prefix = f"optim.{name}."
         keys = [key for key in left if key.startswith(prefix)]
-        if parameter.requires_grad and checkpoint.step > 0 and not keys:
-            raise CheckpointError(f"the checkpoint of step {checkpoint.step} has no optimiser state of {name}")
-        restored[parameter] = {}
+        if step > 0 and not keys:
+            raise CheckpointError(f"the checkpoint of step {step} has no optimiser state of {name}")
+        values = {}
         for key in keys:
-            # AdamW keeps its step count on the CPU and its moments beside the parameter.
             value = left.pop(key)
             if value.ndim and value.shape != parameter.shape:
                 raise CheckpointError(f"{key} is {tuple(value.shape)}, expected {tuple(parameter.shape)}")
-            scalar_count = key == f"{prefix}step"
-            restored[parameter][key.removeprefix(prefix)] = value if scalar_count else value.to(parameter.device)
-    if left:
-        raise CheckpointError(f"the checkpoint has {len(left)} tensors that the model lacks, e.g. {min(left)}")
-    model.load_state_dict(state, strict=True)
-    for parameter, values in restored.items():
+            # AdamW keeps its step count on the CPU unless it is fused, and its moments beside the parameter.
+            on_cpu = key == f"{prefix}step" and not fused
+            values[key.removeprefix(prefix)] = value if on_cpu else value.to(parameter.device)
         if values:
-            optimizer.state[parameter] = values
+            restored[parameter] = values
+    return restored
+
+
+def _optimised(
+    modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
+) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters of an optimiser, under their names in the modules."""
+    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    for module_name, module in modules.items():
+        for name, parameter in module.named_parameters():
+            if id(parameter) in known:
+                yield f"{module_name}.{name}", parameter
 
 
 def _records(folder: Path) -> list[Path]:
@@ -118,13 +187,13 @@ def _read(path: Path) -> Checkpoint | None:
         return None
     if record.get("format_version") != FORMAT_VERSION or hashlib.sha256(data).hexdigest() != record.get("sha256"):
         return None
-    return Checkpoint(step=int(record["step"]), fingerprint=str(record["fingerprint"]), tensors=load(data))
+    return Checkpoint(int(record["step"]), record["identity"], record["values"], load(data))
 
 
 def _take(left: dict[str, Tensor], name: str, shape: torch.Size) -> Tensor:
-    if name not in left:
+    tensor = left.pop(name, None)
+    if tensor is None:
         raise CheckpointError(f"the checkpoint lacks {name}")
-    tensor = left.pop(name)
     if tensor.shape != shape:
         raise CheckpointError(f"the checkpoint's {name} is {tuple(tensor.shape)}, expected {tuple(shape)}")
     return tensor

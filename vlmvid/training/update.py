@@ -3,16 +3,115 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from vlmvid.config.alignment import OptimConfig
 from vlmvid.errors import StageError
-from vlmvid.losses import sigmoid_loss
+from vlmvid.losses import info_nce, sigmoid_loss
+from vlmvid.losses.distributed import ring_info_nce, ring_sigmoid_loss
 from vlmvid.models.alignment import AlignmentModel
 from vlmvid.models.runtime import seeded
+from vlmvid.training.distributed import num_ranks, sum_gradients
 from vlmvid.training.optim import lr_at, set_lr
+
+
+def contrastive_loss(
+    heads: AlignmentModel, video_embeds: Tensor, text_embeds: Tensor, video_of_text: Tensor | None = None
+) -> Tensor:
+    """The loss that `heads.config` names, over the rows of all processes; arguments as in `vlmvid.losses`."""
+    config, scale = heads.config, heads.logit_scale
+    if config.loss == "info_nce":
+        nce = info_nce if num_ranks() == 1 else ring_info_nce
+        return nce(
+            video_embeds, text_embeds, logit_scale=scale, tile_size=config.tile_size, video_of_text=video_of_text
+        )
+    sigmoid = sigmoid_loss if num_ranks() == 1 else ring_sigmoid_loss
+    return sigmoid(
+        video_embeds,
+        text_embeds,
+        logit_scale=scale,
+        logit_bias=heads.logit_bias,
+        reduction=config.reduction,
+        tile_size=config.tile_size,
+        video_of_text=video_of_text,
+    )
+
+
+@dataclass(frozen=True)
+class Updater:
+    """The part of an update that is the same whatever was trained.
+
+    Attributes:
+        config: learning rate, clipping.
+        optimizer: of what is trained.
+        parameters: those it has.
+        scaler: keeps small float16 gradients above zero; None in other precisions.
+    """
+
+    config: OptimConfig
+    optimizer: torch.optim.Optimizer
+    parameters: tuple[nn.Parameter, ...]
+    scaler: torch.amp.GradScaler | None = None
+
+    @classmethod
+    def of(
+        cls,
+        config: OptimConfig,
+        optimizer: torch.optim.Optimizer,
+        modules: Iterable[nn.Module],
+        scaler: torch.amp.GradScaler | None = None,
+    ) -> Updater:
+        """Of the trainable parameters of some modules."""
+        found = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
+        return cls(config, optimizer, tuple(found), scaler)
+
+    def begin(self, step: int) -> float:
+        """Set the learning rate of update number `step`, from 0, and drop old gradients; returns the rate."""
+        lr = lr_at(step, self.config)
+        set_lr(self.optimizer, lr)
+        self.optimizer.zero_grad(set_to_none=True)
+        return lr
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """What to call backward on."""
+        return loss if self.scaler is None else self.scaler.scale(loss)
+
+    def finish(self, step: int, loss: Tensor) -> tuple[float, float]:
+        """Sum the gradients over the processes, clip them and take the step.
+
+        Returns loss and gradient norm (before clipping). Raises StageError when one of them is not finite; the
+        weights are then those before the update. Only a float16 gradient may be too large: the step is left out,
+        and the next is scaled less.
+        """
+        for parameter in self.parameters:
+            # InfoNCE leaves the bias alone; the optimiser has state of every parameter all the same.
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        sum_gradients(self.parameters)
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        grads = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(grads)
+        loss_value, norm_value = torch.stack([loss.detach().float(), norm.float()]).tolist()
+        may_overflow = self.scaler is not None and self.scaler.get_scale() > 1
+        if not (math.isfinite(loss_value) and (math.isfinite(norm_value) or may_overflow)):
+            raise StageError(
+                f"training diverged at update {step + 1} of {self.config.num_steps}: loss={loss_value}, "
+                f"grad_norm={norm_value}, lr={lr_at(step, self.config):g}; lower optim.lr or raise "
+                "optim.warmup_steps"
+            )
+        if self.config.grad_clip_norm is not None and math.isfinite(norm_value):
+            torch.nn.utils.clip_grads_with_norm_(self.parameters, self.config.grad_clip_norm, norm)
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        return loss_value, norm_value
 
 
 def contrastive_update(
@@ -24,7 +123,7 @@ def contrastive_update(
     model: nn.Module,
     dropout_seed: int,
 ) -> dict[str, float]:
-    """Update number `step` (from 0) by the sigmoid loss of `heads.config`.
+    """Update number `step` (from 0) by the contrastive loss of `heads.config`, row i of the videos with text i.
 
     Args:
         heads: its config, logit scale and bias make the loss.
@@ -32,35 +131,21 @@ def contrastive_update(
         model: what is trained, for clipping; `heads` itself or what holds it.
         dropout_seed: of this update.
 
-    Returns loss, logit_scale, logit_bias, lr and grad_norm (before clipping). Raises StageError when loss or
-    gradient stops being finite; the weights are then those before the update.
+    Returns what `report` does. Raises StageError when loss or gradient stops being finite; the weights are then
+    those before the update.
     """
-    config = heads.config
-    lr = lr_at(step, config.optim)
-    set_lr(optimizer, lr)
+    updater = Updater.of(heads.config.optim, optimizer, [model])
+    lr = updater.begin(step)
     with seeded(dropout_seed, heads.logit_bias.device):
         video_embeds, text_embeds = embed()
-        loss = sigmoid_loss(
-            video_embeds,
-            text_embeds,
-            logit_scale=heads.logit_scale,
-            logit_bias=heads.logit_bias,
-            reduction=config.reduction,
-        )
-    optimizer.zero_grad(set_to_none=True)
+        loss = contrastive_loss(heads, video_embeds, text_embeds)
     torch.autograd.backward(loss)
-    grad_norm = float(torch.nn.utils.clip_grad_norm_(model.parameters(), config.optim.grad_clip_norm))
-    if not (math.isfinite(loss.item()) and math.isfinite(grad_norm)):
-        raise StageError(
-            f"training diverged at update {step + 1} of {config.optim.num_steps}: loss={loss.item()}, "
-            f"grad_norm={grad_norm}, lr={lr:g}; lower optim.lr or raise optim.warmup_steps"
-        )
-    optimizer.step()
+    loss_value, norm = updater.finish(step, loss)
     heads.clamp_logit_scale()
-    return {
-        "loss": loss.item(),
-        "logit_scale": heads.logit_scale.item(),
-        "logit_bias": heads.logit_bias.item(),
-        "lr": lr,
-        "grad_norm": grad_norm,
-    }
+    return report(heads, loss_value, norm, lr)
+
+
+def report(heads: AlignmentModel, loss: float, grad_norm: float, lr: float) -> dict[str, float]:
+    """What is told of an update: loss, logit_scale, logit_bias (both after it), lr and grad_norm (before clipping)."""
+    scale, bias = torch.stack([heads.logit_scale.detach(), heads.logit_bias.detach()]).tolist()
+    return {"loss": loss, "logit_scale": scale, "logit_bias": bias, "lr": lr, "grad_norm": grad_norm}

@@ -17,7 +17,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vlmvid.config.schema import AlignConfig
+from vlmvid.config.alignment import AlignConfig
 from vlmvid.errors import ConfigError, DatasetError
 from vlmvid.models.alignment import AlignmentModel
 from vlmvid.models.backbones.base import Preprocessing

@@ -1,0 +1,97 @@
+"""What the align stage hands to training: splits, false captions, words; and ids that do not match."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.tiny import RECIPE, read_rows, write_dataset, write_rows
+from tests.unit.pipeline_fixtures import NO_TRACKING, request_for, run
+from vlmvid.artifacts.columns import StoredColumn
+from vlmvid.errors import ConfigError, DatasetError
+from vlmvid.pipeline import RunRequest, align
+from vlmvid.pipeline.context import open_context
+from vlmvid.pipeline.index import IndexRow, read_index
+
+SECTIONS = {**NO_TRACKING, "evaluate": None}
+ENCODED = ("ingest", "decode", "encode")
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    """Six clips to train on, two of split val, two of split test; the first three have a false caption."""
+    path = write_dataset(tmp_path)
+    rows = read_rows(path)
+    for i, row in enumerate(rows):
+        row["split"] = "val" if i in (6, 7) else row["split"]
+        row["counterfactual_captions"] = ["a purple picture", row["captions"][0] + " in the dark"] if i < 3 else []
+    return write_rows(path, rows)
+
+
+def request_with(tmp_path: Path, home: Path, manifest: Path, **changes: Any) -> RunRequest:
+    return request_for(tmp_path, home, manifest, **SECTIONS, align=RECIPE["align"] | changes)
+
+
+def test_everything_that_a_recipe_asks_for_reaches_training(tmp_path: Path, home: Path, manifest: Path) -> None:
+    request = request_with(
+        tmp_path,
+        home,
+        manifest,
+        captions_per_clip=2,
+        hard_negatives={"captions": 1},
+        auxiliary=[{"kind": "captioning", "weight": 0.1}],
+        pooling={"kind": "transformer", "width": 8, "depth": 1, "num_heads": 2},
+        early_stopping={"every": 2, "patience": 3},
+    )
+    refs = run(request)
+    curves = [json.loads(line) for line in (Path(refs["align"].uri) / "curves.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in curves if "val_mean_recall_at_10" in row] == [2, 4, 6]
+    assert all("loss_captioning" in row for row in curves)
+    data, validation = align._data(open_context(request))
+    assert data.video_ids == ("v0", "v1", "v2", "v3", "v4", "v5")
+    assert [len(rows) for rows in data.captions_of] == [1, 2, 1, 2, 1, 2]
+    # "a purple picture" is one text, whoever is not purple.
+    assert [len(rows) for rows in data.counterfactuals_of] == [2, 2, 2, 0, 0, 0]
+    assert len({row for rows in data.counterfactuals_of for row in rows}) == 4
+    assert data.caption_ids is not None and len(data.caption_ids[0]) == data.text_features.shape[0] == 8 + 4
+    assert validation is not None and validation.video_ids == ("v6", "v7")
+    assert validation.counterfactuals_of == () and validation.caption_ids is None
+    clips, features = align.split_features(open_context(request), "train", need_captions=True)
+    assert isinstance(data.video_features, StoredColumn)
+    np.testing.assert_array_equal(data.video_features.read(), features)
+    assert [clip.video_id for clip in clips] == list(data.video_ids)
+
+
+def test_early_stopping_without_validation_clips_is_refused(tmp_path: Path, home: Path, manifest: Path) -> None:
+    write_rows(manifest, [row for row in read_rows(manifest) if row["split"] != "val"])
+    request = request_with(tmp_path, home, manifest, early_stopping={})
+    with pytest.raises(ConfigError, match="early_stopping looks at the split 'val': .* no encoded clip with a caption"):
+        run(request)
+
+
+def test_a_batch_larger_than_the_split_is_refused(tmp_path: Path, home: Path, manifest: Path) -> None:
+    request = request_with(tmp_path, home, manifest, optim={**RECIPE["align"]["optim"], "global_batch_size": 7})
+    with pytest.raises(ConfigError, match="global_batch_size=7, but there are 6 clips to train on"):
+        run(request)
+
+
+def test_captions_whose_ids_the_embeddings_lack_are_counted_and_named(
+    tmp_path: Path, home: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = request_with(tmp_path, home, manifest)
+    run(request, *ENCODED)
+
+    def with_other_ids(folder: Path) -> list[IndexRow]:
+        names = {video_id: f"{video_id}.mp4" for video_id in ("v1", "v4")}
+        rows = read_index(folder)
+        return [row.model_copy(update={"video_id": names.get(row.video_id, row.video_id)}) for row in rows]
+
+    monkeypatch.setattr(align, "read_index", with_other_ids)
+    with pytest.raises(DatasetError) as raised:
+        align.split_features(open_context(request), "train", need_captions=True)
+    words = "2 of 6 clips of split 'train' are not among the embeddings, e.g. 'v1', 'v4'; these have 'v1.mp4', 'v4.mp4'"
+    assert f"{words} instead" in str(raised.value)

@@ -1,0 +1,153 @@
+"""When to stop: looks at clips that are not trained on, and the weights of the best look."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vlmvid.config.alignment import AlignConfig, EarlyStoppingConfig
+from vlmvid.errors import ConfigError, DatasetError
+from vlmvid.losses import info_nce, sigmoid_loss
+from vlmvid.metrics import ranks, recall_at_k
+from vlmvid.models.alignment import AlignmentModel
+from vlmvid.models.embedding import CLIPS_PER_BATCH
+from vlmvid.models.runtime import Precision, autocast
+from vlmvid.training.data import AlignmentData, Features, as_tensor, take_rows
+
+K = 10
+
+
+class EarlyStopping:
+    """The looks at a validation split so far, their best, and whether training should end.
+
+    Args:
+        config: of the training.
+        validation: clips with captions that training does not see; None where `config.early_stopping` is None.
+
+    Raises ConfigError when early stopping is asked for without clips to look at.
+    """
+
+    def __init__(self, config: AlignConfig, validation: AlignmentData | None) -> None:
+        if config.early_stopping is not None and validation is None:
+            raise ConfigError(
+                "align.early_stopping looks at the split 'val', and there are no captioned clips in it; give the "
+                "dataset such clips or leave early_stopping out"
+            )
+        self._settings = config.early_stopping or EarlyStoppingConfig()
+        self._is_on = config.early_stopping is not None
+        self._validation = validation
+        self._precision = config.optim.precision
+        self._looks: list[tuple[int, float]] = []
+        self._best: dict[str, Tensor] = {}
+
+    @property
+    def name(self) -> str:
+        """What is looked at, e.g. ``val_loss``."""
+        return f"val_{self._settings.metric}"
+
+    def is_due(self, step: int, num_steps: int) -> bool:
+        """Whether to look after `step` updates."""
+        return self._is_on and (step % self._settings.every == 0 or step == num_steps)
+
+    def look(self, model: AlignmentModel) -> float:
+        """The metric of a model, as it is now; its mode stays. Raises DatasetError when it is not finite."""
+        assert self._validation is not None  # the constructor has looked
+        training = model.training
+        value = measure(model.eval(), self._validation, self._settings.metric, self._precision)
+        model.train(training)
+        if not np.isfinite(value):
+            raise DatasetError(
+                f"{self.name} is {value}: the features of split 'val' hold NaN or infinity; encode them again"
+            )
+        return value
+
+    def add(self, step: int, value: float, model: AlignmentModel) -> None:
+        """Keep a look, and the weights if it is the best."""
+        self._looks.append((step, value))
+        if self.best_step == step:
+            self._best = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+    @property
+    def best_step(self) -> int:
+        """Updates before the best look, the first of equal ones; 0 before any."""
+        if not self._looks:
+            return 0
+        sign = 1 if self._settings.metric == "loss" else -1
+        return min(self._looks, key=lambda look: (sign * look[1], look[0]))[0]
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether the last `patience` looks brought nothing better."""
+        return sum(step > self.best_step for step, _ in self._looks) >= self._settings.patience
+
+    def to_best(self, model: AlignmentModel) -> None:
+        """Give a model the weights of the best look, if there was any."""
+        if self._best:
+            model.load_state_dict(self._best, strict=True)
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """State for a checkpoint: the best weights."""
+        return self._best
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """State for a checkpoint: the looks."""
+        return {"looks": self._looks}
+
+    def restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Go on from the state of a checkpoint."""
+        self._best = dict(tensors)
+        self._looks = [(int(step), float(value)) for step, value in values.get("looks", [])]
+
+
+def measure(model: AlignmentModel, data: AlignmentData, metric: str, precision: Precision = "float32") -> float:
+    """``mean_recall_at_10``, the mean of T2V and V2T R@10 in [0, 1], or the ``loss`` of the model's config.
+
+    Every caption of every clip counts; the similarities of all clips with all captions are held in memory.
+    """
+    captions = [caption for rows in data.captions_of for caption in rows]
+    owners = np.repeat(np.arange(len(data)), [len(rows) for rows in data.captions_of])
+    with torch.inference_mode():
+        video = _embeds(model, data.video_features, np.arange(len(data)), precision)
+        text = _embeds(model, data.text_features, np.array(captions), precision)
+        if metric == "loss":
+            return _loss(model, video, text, torch.from_numpy(owners).to(video.device))
+        similarity = (text @ video.T).float().cpu().numpy()
+    if not np.isfinite(similarity).all():
+        return float("nan")
+    of_clip = np.split(np.arange(len(captions)), np.flatnonzero(np.diff(owners)) + 1)
+    return 0.5 * (recall_at_k(ranks(similarity, owners), K) + recall_at_k(ranks(similarity.T, of_clip), K))
+
+
+def _embeds(model: AlignmentModel, features: Features, rows: NDArray[np.int64], precision: Precision) -> Tensor:
+    embed = model.embed_text if len(features.shape) == 2 else model.embed_video
+    device = model.logit_bias.device
+    parts = []
+    for start in range(0, len(rows), CLIPS_PER_BATCH):
+        values = as_tensor(take_rows(features, rows[start : start + CLIPS_PER_BATCH])).to(device)
+        with autocast(device, precision):
+            parts.append(embed(values))
+    return torch.cat(parts)
+
+
+def _loss(model: AlignmentModel, video: Tensor, text: Tensor, owners: Tensor) -> float:
+    config, scale = model.config, model.logit_scale
+    if config.loss == "info_nce":
+        loss = info_nce(video, text, logit_scale=scale, tile_size=config.tile_size, video_of_text=owners)
+    else:
+        loss = sigmoid_loss(
+            video,
+            text,
+            logit_scale=scale,
+            logit_bias=model.logit_bias,
+            reduction=config.reduction,
+            tile_size=config.tile_size,
+            video_of_text=owners,
+        )
+    return float(loss)
