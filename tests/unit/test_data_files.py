@@ -43,7 +43,8 @@ def _manifest(path: Path, *rows: object) -> str:
 
 
 def test_every_registered_dataset_loads() -> None:
-    assert DATASETS.names() == ["folder", "image_text", "manifest", "synthetic"]
+    files, worlds = ["folder", "image_text", "interleaved", "manifest", "mix"], ["synthetic"]
+    assert DATASETS.names() == sorted([*files, *worlds, "cc12m", "cc3m", "msrvtt", "vatex"])
     for name in DATASETS:
         with pytest.raises(ConfigError, match="no_such_option"):
             _open(name, no_such_option=1)

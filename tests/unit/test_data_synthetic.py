@@ -14,6 +14,7 @@ from vlmvid.data.synthetic.dataset import SyntheticDataset, SyntheticOptions
 from vlmvid.data.synthetic.draw import render
 from vlmvid.data.synthetic.gallery import PlannedClip, test_clips, training_clips, validation_clips
 from vlmvid.data.synthetic.language import (
+    CAPTION_ROLES,
     TIED_ACTION,
     Knobs,
     full_caption,
@@ -370,3 +371,14 @@ def test_a_policy_that_would_break_temporal_pairs_is_refused() -> None:
     ):
         with pytest.raises(ConfigError, match="temporal pair"):
             dataset.check_sampling(sampling)
+
+
+def test_training_captions_can_be_chosen_by_role(tmp_path: Path) -> None:
+    every = SyntheticDataset(SyntheticOptions(num_train=3, num_test_bases=1))
+    chosen = SyntheticDataset(SyntheticOptions(num_train=3, num_test_bases=1, training_captions=("motion", "full")))
+    for whole, some in zip(every.clips(tmp_path)[0], chosen.clips(tmp_path)[0], strict=True):
+        told = dict(zip(CAPTION_ROLES, whole.captions, strict=True)) if whole.split == "train" else {}
+        assert some.captions == ((told["motion"], told["full"]) if told else whole.captions)
+    assert every.generation_config() == chosen.generation_config()
+    assert every.key_config() != chosen.key_config()
+    assert "training_captions" not in every.key_config()

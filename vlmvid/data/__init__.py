@@ -17,6 +17,12 @@ DATASETS.register("synthetic", "vlmvid.data.synthetic.dataset:SyntheticDataset")
 DATASETS.register("image_text", "vlmvid.data.image_text:ImageTextDataset")
 DATASETS.register("manifest", "vlmvid.data.manifest:ManifestDataset")
 DATASETS.register("folder", "vlmvid.data.folder:FolderDataset")
+DATASETS.register("cc3m", "vlmvid.data.conceptual_captions:ConceptualCaptionsDataset")
+DATASETS.register("cc12m", "vlmvid.data.conceptual_captions:ConceptualCaptionsDataset")
+DATASETS.register("msrvtt", "vlmvid.data.msrvtt:MsrvttDataset")
+DATASETS.register("vatex", "vlmvid.data.vatex:VatexDataset")
+DATASETS.register("mix", "vlmvid.data.mix:MixDataset")
+DATASETS.register("interleaved", "vlmvid.data.interleaved:InterleavedDataset")
 
 
 def open_dataset(config: DataConfig) -> Dataset:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from vlmvid.errors import ConfigError, DecodeError
+from vlmvid.errors import ConfigError, DecodeError, MissingDataError
 from vlmvid.types import Split
 from vlmvid.video.paths import check_file, printable
 
@@ -50,7 +50,7 @@ def find_root(root: str, package: str | None) -> Path:
         except importlib.metadata.PackageNotFoundError:
             raise ConfigError(f"data.options.package={package!r} is not installed; install it with pip") from None
     if not folder.is_dir():
-        raise ConfigError(f"data.options.root: {folder} is no folder; give the folder that holds the files")
+        raise MissingDataError(f"data.options.root: {folder} is no folder; give the folder that holds the files")
     return folder
 
 

@@ -18,15 +18,17 @@ from vlmvid.types import Clip
 from vlmvid.video.paths import check_file, printable
 
 MAX_PROBE_WORKERS = 2
+COUNTERFACTUAL_SUFFIX = ".counterfactual.txt"
 
 
 class FolderOptions(Config):
     """Where the videos are and how they become clips.
 
     `root` is the folder, or with `package` a sub-folder of an installed Python distribution.
-    A file ``NAME.txt`` beside ``NAME.mp4`` holds its captions, one per line. With
-    `window_seconds` every video becomes consecutive windows of that length; a last one shorter
-    than half a window joins the one before.
+    A file ``NAME.txt`` beside ``NAME.mp4`` holds its captions, one per line, and
+    ``NAME.counterfactual.txt`` false ones (`Clip.counterfactual_captions`). With `window_seconds` every
+    video becomes consecutive windows of that length; a last one shorter than half a window joins the
+    one before.
     """
 
     root: str = "."
@@ -57,7 +59,12 @@ class FolderDataset(Dataset):
 
     def source_files(self) -> dict[str, Path]:
         """The videos and their caption files, and the folders that cannot be listed."""
-        sidecars = [sidecar for path in self._videos if (sidecar := path.with_suffix(".txt")).is_file()]
+        sidecars = [
+            sidecar
+            for path in self._videos
+            for suffix in (".txt", COUNTERFACTUAL_SUFFIX)
+            if (sidecar := path.with_suffix(suffix)).is_file()
+        ]
         # Two videos that differ in their suffix share one.
         return self._by_name([*self._unlisted, *self._videos, *dict.fromkeys(sidecars)])
 
@@ -77,6 +84,7 @@ class FolderDataset(Dataset):
             if isinstance(captions, DecodeError):
                 defects.append(self._defect(path, captions))
                 continue
+            true, false = captions
             if isinstance(duration, DecodeError):
                 defects.append(self._defect(path, duration))
                 continue
@@ -90,7 +98,8 @@ class FolderDataset(Dataset):
                         split=split_of(
                             video_id, self.options.seed, self.options.val_fraction, self.options.test_fraction
                         ),
-                        captions=captions,
+                        captions=true,
+                        counterfactual_captions=false,
                         attributes={"source": video_id},
                     )
                 )
@@ -138,11 +147,11 @@ class FolderDataset(Dataset):
     def _path(self, name: bytes) -> Path:
         return self._root / os.fsdecode(name)
 
-    def _checked_captions(self, path: Path) -> tuple[str, ...] | DecodeError:
-        """The captions of a video that may be used, or why it may not; the video is not opened."""
+    def _checked_captions(self, path: Path) -> tuple[tuple[str, ...], tuple[str, ...]] | DecodeError:
+        """True and false captions of a video that may be used, or why it may not; the video is not opened."""
         try:
             check_name(path)
-            captions = self._captions(path)
+            captions = self._captions(path), self._lines(path.with_suffix(COUNTERFACTUAL_SUFFIX))
             if self.options.window_seconds is not None:
                 check_file(path, self.restrict_root)
         except DecodeError as error:
@@ -157,10 +166,16 @@ class FolderDataset(Dataset):
                     f"{sidecar} does not exist; write its captions, one per line", reason_code="missing_caption"
                 )
             return ()
-        captions = tuple(line.strip() for line in read_text(sidecar, self.restrict_root).splitlines() if line.strip())
+        captions = self._lines(sidecar)
         if not captions:
             raise DecodeError(f"{sidecar} is empty; write at least one caption", reason_code="empty_caption")
         return captions
+
+    def _lines(self, sidecar: Path) -> tuple[str, ...]:
+        """The lines of a caption file that are not blank; none when there is no file."""
+        if not sidecar.is_file():
+            return ()
+        return tuple(line.strip() for line in read_text(sidecar, self.restrict_root).splitlines() if line.strip())
 
     def _durations(self, paths: Sequence[Path]) -> dict[Path, float | DecodeError]:
         """Seconds of each video, or what went wrong; nothing when no windows are asked for.

@@ -1,4 +1,4 @@
-"""Captioned pictures as clips: an image with a sidecar caption, moved by a camera, written as MP4.
+"""Captioned pictures as clips: an image with a sidecar caption, moved by a camera, written as MP4, or as it is.
 
 Reads PNG and JPEG (not SVG) with a ``.txt`` of the same name beside each, in any nesting. A plain
 sidecar holds captions, one per line. A sidecar with language lines, as Tux Paint's stamps have
@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from vlmvid.config.base import Config
 from vlmvid.data.base import Dataset, Defect, require_unique_ids
@@ -39,7 +39,8 @@ class ImageTextOptions(Config):
     `num_test` and `num_val` count unseen captions: a split never shares a caption text (compared
     without case and extra spaces) with another one, and the test and validation galleries hold
     one picture per caption. Pictures that share any of their captions count as one
-    caption. `exclude` holds glob patterns of relative names.
+    caption. `exclude` holds glob patterns of relative names. With `still` the picture itself is the clip, one
+    frame long, which `decode.sampling.short_video` repeats (Frozen in Time, arXiv 2104.00650); no file is made.
     """
 
     root: str
@@ -51,7 +52,16 @@ class ImageTextOptions(Config):
     image_size: int = Field(default=160, ge=16, multiple_of=2, description="side of the video in pixels")
     num_frames: int = Field(default=8, ge=2)
     fps: float = Field(default=8.0, gt=0)
+    still: bool = False
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _still_makes_no_video(self) -> Self:
+        for name in ("image_size", "num_frames", "fps"):
+            value = getattr(self, name)
+            if self.still and value != type(self).model_fields[name].default:
+                raise ValueError(f"still=True makes no video, so it does not read {name}={value}; leave one out")
+        return self
 
 
 class ImageTextDataset(Dataset):
@@ -67,8 +77,9 @@ class ImageTextDataset(Dataset):
         self._sources = {self._video(path): path for path in self._images}
 
     def key_config(self) -> dict[str, Any]:
-        """All options but the place."""
-        return self.options.model_dump(mode="json", exclude={"root", "package"})
+        """All options but the place; of moved pictures as before they could be still, so that older results stand."""
+        left_out = {"root", "package"} if self.options.still else {"root", "package", "still"}
+        return self.options.model_dump(mode="json", exclude=left_out)
 
     def generation_config(self) -> dict[str, Any]:
         """What decides the frames; captions and splits do not."""
@@ -88,7 +99,9 @@ class ImageTextDataset(Dataset):
         return files
 
     def generated_files(self) -> list[str]:
-        """One MP4 per picture that a split uses."""
+        """One MP4 per picture that a split uses; none of still ones."""
+        if self.options.still:
+            return []
         return [self._video(path) for path, _, _ in self._selected()[0]]
 
     def materialise(self, name: str, folder: Path) -> None:
@@ -104,7 +117,7 @@ class ImageTextDataset(Dataset):
         clips = [
             Clip(
                 video_id=self._id(path),
-                path=self._video(path),
+                path=str(path) if self.options.still else self._video(path),
                 split=split,
                 captions=captions,
                 attributes={"category": self._name(path).partition("/")[0], "folder": self._name(path.parent)},

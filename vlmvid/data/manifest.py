@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from vlmvid.config.base import Config
 from vlmvid.config.load import validation_message
 from vlmvid.data.base import Dataset, Defect, require_unique_ids
-from vlmvid.errors import DatasetError, DecodeError
+from vlmvid.errors import DatasetError, DecodeError, MissingDataError
 from vlmvid.types import Clip
 from vlmvid.video.paths import check_file, local_path
 
@@ -65,7 +65,8 @@ class ManifestDataset(Dataset):
             try:
                 check_file(self._path)
             except DecodeError as error:
-                raise DatasetError(f"manifest {self._path} cannot be read: {error}; check data.options.path") from error
+                kind = MissingDataError if error.reason_code == "missing_file" else DatasetError
+                raise kind(f"manifest {self._path} cannot be read: {error}; check data.options.path") from error
             rows = read_parquet(self._path) if self._path.suffix == ".parquet" else read_json_lines(self._path)
             written = [(where, _clip(value, where)) for where, value in rows]
             if not written:
@@ -81,7 +82,8 @@ class ManifestDataset(Dataset):
                     continue
                 captions = tuple(caption for caption in clip.captions if caption.strip())
                 if captions or not clip.captions:
-                    clips.append(clip.model_copy(update={"captions": captions}))
+                    false = tuple(caption for caption in clip.counterfactual_captions if caption.strip())
+                    clips.append(clip.model_copy(update={"captions": captions, "counterfactual_captions": false}))
                 else:
                     words = f"{where}: every caption of {clip.video_id!r} is blank; write one, or give no captions"
                     defects.append(Defect(clip.video_id, str(self._path.parent / clip.path), "empty_caption", words))

@@ -12,7 +12,14 @@ from vlmvid.config.schema import SamplingConfig
 from vlmvid.data.base import Dataset, Defect, require_unique_ids
 from vlmvid.data.synthetic.draw import render
 from vlmvid.data.synthetic.gallery import PlannedClip, test_clips, training_clips, validation_clips
-from vlmvid.data.synthetic.language import Knobs, full_caption, training_captions
+from vlmvid.data.synthetic.language import (
+    CAPTION_ROLES,
+    CaptionRole,
+    Knobs,
+    counterfactual_captions,
+    full_caption,
+    training_captions,
+)
 from vlmvid.data.synthetic.questions import scene_questions
 from vlmvid.errors import ConfigError
 from vlmvid.types import Clip
@@ -26,7 +33,8 @@ class SyntheticOptions(Config):
     `num_temporal_pairs` are added to training; two of three test bases form a pair as well.
     `num_frames` should be an odd multiple of the frames that the recipe samples: then both clips
     of a temporal pair give the sampler the same frames in another order. `caption_noise` and
-    `group_correlation` change training captions only, never a frame.
+    `group_correlation` change training captions only, never a frame. `num_counterfactuals` false full captions
+    come with every training clip (`vlmvid.data.synthetic.language.counterfactual_captions`), whatever the knobs say.
     """
 
     seed: int = 0
@@ -39,6 +47,10 @@ class SyntheticOptions(Config):
     fps: float = Field(default=8.0, gt=0)
     caption_noise: float = Field(default=0.0, ge=0, le=1)
     group_correlation: float = Field(default=0.0, ge=0, le=1)
+    num_counterfactuals: int = Field(default=0, ge=0, le=13, description="false captions per training clip")
+    training_captions: tuple[CaptionRole, ...] = Field(
+        default=(), description="which captions training clips have; none named = all nine"
+    )
 
 
 class SyntheticDataset(Dataset):
@@ -67,12 +79,14 @@ class SyntheticDataset(Dataset):
             )
 
     def key_config(self) -> dict[str, Any]:
-        """All options."""
-        return self.options.model_dump(mode="json")
+        """All options; the younger ones only where they are set, so that older results stand."""
+        unset = {name for name in ("num_counterfactuals", "training_captions") if not getattr(self.options, name)}
+        return self.options.model_dump(mode="json", exclude=unset)
 
     def generation_config(self) -> dict[str, Any]:
-        """All options but the knobs, which change no frame."""
-        return self.options.model_dump(mode="json", exclude={"caption_noise", "group_correlation"})
+        """All options but those of captions, which change no frame."""
+        of_captions = {"caption_noise", "group_correlation", "num_counterfactuals", "training_captions"}
+        return self.options.model_dump(mode="json", exclude=of_captions)
 
     def generated_files(self) -> list[str]:
         """One MP4 per clip."""
@@ -105,8 +119,13 @@ class SyntheticDataset(Dataset):
         options, scene = self.options, planned.scene
         if planned.split == "train":
             knobs = Knobs(options.caption_noise, options.group_correlation)
+            number, count = planned.number, options.num_counterfactuals
+            told = dict(
+                zip(CAPTION_ROLES, training_captions(scene, seed=options.seed, index=number, knobs=knobs), strict=True)
+            )
             text: dict[str, Any] = {
-                "captions": training_captions(scene, seed=options.seed, index=planned.number, knobs=knobs)
+                "captions": tuple(told[role] for role in options.training_captions or CAPTION_ROLES),
+                "counterfactual_captions": counterfactual_captions(scene, seed=options.seed, index=number, count=count),
             }
         else:
             questions = scene_questions(scene, video_id=planned.video_id, seed=options.seed, number=planned.number)

@@ -22,15 +22,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain, zip_longest
+from typing import Literal, get_args
 
 import numpy as np
 
 from vlmvid.data.synthetic.world import (
+    COLOURS,
+    COUNTS,
     MOTIONS,
     OBJECTS,
+    OPPOSITE,
+    SHAPES,
+    SIZES,
     Scene,
     object_weights,
     pick,
+    reverse_in_time,
     stream,
 )
 
@@ -172,7 +180,19 @@ def _subject_and_motion(told: Scene, rng: np.random.Generator) -> str:
     return f"{noun(told)} {_doing(told.events)}"
 
 
-# One entry per caption of a training clip. captions[0] is always the full caption.
+# What the captions of a training clip are, in their order.
+CaptionRole = Literal[
+    "full",
+    "action_first",
+    "partial",
+    "attribute",
+    "motion",
+    "subject_and_motion",
+    "objects",
+    "object_present",
+    "object_absent",
+]
+CAPTION_ROLES: tuple[CaptionRole, ...] = get_args(CaptionRole)
 _WRITERS: tuple[Callable[[Scene, np.random.Generator], str], ...] = (
     _action_first,
     _partial,
@@ -214,7 +234,7 @@ def _object_captions(scene: Scene, invented: list[str | None], rng: np.random.Ge
 
 
 def training_captions(scene: Scene, *, seed: int, index: int, knobs: Knobs) -> tuple[str, ...]:
-    """The captions of training clip `index`: full, reworded, partial, statements; 9 of them."""
+    """The captions of training clip `index`, one per role of `CAPTION_ROLES`."""
     wording = stream(seed, "caption/wording", index)
     noise = stream(seed, "caption/noise", index)
     correlation = stream(seed, "caption/correlation", index)
@@ -227,3 +247,28 @@ def training_captions(scene: Scene, *, seed: int, index: int, knobs: Knobs) -> t
         told = replace(scene, events=_told_events(scene, knobs.group_correlation, correlation))
         captions.append(write(told, wording))
     return (*captions, *_object_captions(scene, invented[1:], wording))
+
+
+def counterfactual_captions(scene: Scene, *, seed: int, index: int, count: int) -> tuple[str, ...]:
+    """`count` full captions of training clip `index`, each false in one attribute or, where time has a direction,
+    told backwards.
+
+    Attributes come in random order, a second false value of one only once all have had their first. Of one
+    clip and seed a smaller `count` gives the beginning of a larger one's; at most 13 captions exist for every scene.
+    """
+    rng = stream(seed, "caption/counterfactual", index)
+    values: dict[str, tuple[str, ...] | tuple[int, ...]] = {
+        "shape": SHAPES,
+        "colour": COLOURS,
+        "size": SIZES,
+        "count": COUNTS,
+    }
+    changed = [
+        [replace(scene, **{name: value}) for value in known if value != getattr(scene, name)]  # type: ignore[arg-type]
+        for name, known in values.items()
+    ]
+    if scene.is_order or scene.events[0] in OPPOSITE:
+        changed.append([reverse_in_time(scene)])
+    shuffled = [[scenes[i] for i in rng.permutation(len(scenes))] for scenes in changed]
+    rounds = chain.from_iterable(zip_longest(*(shuffled[i] for i in rng.permutation(len(shuffled)))))
+    return tuple(full_caption(told) for told in rounds if told is not None)[:count]
