@@ -25,9 +25,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from benchmarks.quickstart import over_seeds
+from vlmvid.config.alignment import AlignConfig
 from vlmvid.config.encoders import VideoConfig
 from vlmvid.config.load import read_recipe_dict, validate
-from vlmvid.config.schema import AlignConfig, EvaluateConfig
+from vlmvid.config.schema import EvaluateConfig
 from vlmvid.config.video_training import VideoTrainingConfig, ViTConfig
 from vlmvid.data.synthetic.draw import render
 from vlmvid.data.synthetic.gallery import PlannedClip, test_clips, training_clips

@@ -14,6 +14,7 @@ from flows.curate import curate
 from flows.decode import decode
 from flows.encode import encode
 from flows.evaluate import evaluate
+from flows.filter import filter
 from flows.ingest import ingest
 from flows.register import register
 from flows.search import search
@@ -29,7 +30,7 @@ from vlmvid.pipeline import (
 )
 
 STAGE_FLOWS: dict[str, Flow[..., ArtifactRef]] = {
-    flow.name: flow for flow in (ingest, curate, decode, encode, align, evaluate, register, search)
+    flow.name: flow for flow in (ingest, curate, decode, encode, filter, align, evaluate, register, search)
 }
 UNLESS_GIVEN: TaskRunner[Any] = SequentialTaskRunner()
 

@@ -21,6 +21,7 @@ STAGE_HELP = {
     "curate": "measure the clips and keep those that pass the rules",
     "decode": "videos to frames that are kept",
     "encode": "frames, or videos where frames are not kept, and texts to features",
+    "filter": "leave out clips and captions that are not to be learnt from, by features, wording and a model",
     "align": "learn a pooling and projection heads on stored features",
     "evaluate": "measure the aligned model",
     "register": "build the model folder and register it",
@@ -60,12 +61,14 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument(
         "--accept-code-change", metavar="STAGE", help="keep this stage's results although its code changed"
     )
-    _recipe_command(commands, "plan", _plan, "what would run, what is cached, and why")
+    planned = _recipe_command(commands, "plan", _plan, "what would run, what is cached, and why; what it needs")
+    planned.add_argument("--gpu", metavar="NAME", help="for which to estimate: a100 (default), h100, l4, cpu, ...")
     for stage, text in STAGE_HELP.items():
         command = _recipe_command(commands, stage, _stage, f"one stage, no Prefect: {text}")
         command.set_defaults(stage=stage)
         command.add_argument("--retry", choices=["failed"], help="try clips again that failed for good")
         command.add_argument("--verify", action="store_true", help="hash every source file and stored shard again")
+    _recipe_command(commands, "probe", _probe, "alignment probing: which encoders a linear map aligns, and why")
     search = commands.add_parser("search", help="find clips by a text", description="Find clips by a text.")
     search.add_argument("text", nargs="+", help="one query per argument")
     search.add_argument("--model", required=True, help="models:/NAME@alias or a model folder")
@@ -158,18 +161,26 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _plan(arguments: argparse.Namespace) -> int:
-    from vlmvid.pipeline.plan import plan, plan_json, plan_table
+    from vlmvid.pipeline.estimate import GPUS
+    from vlmvid.pipeline.plan import DEFAULT_GPU, needs, plan, plan_json, plan_table
 
-    plans = plan(_request(arguments))
-    _print(plan_json(plans) if arguments.json else plan_table(plans))
+    gpu = arguments.gpu or DEFAULT_GPU
+    GPUS.get(gpu)  # a misspelt name should not cost a look at the files
+    request = _request(arguments)
+    plans, found = plan(request), needs(request, gpu)
+    _print(plan_json(plans, found) if arguments.json else plan_table(plans, found))
     return 0
 
 
 def _stage(arguments: argparse.Namespace) -> int:
     from vlmvid.pipeline import STAGES
     from vlmvid.pipeline.session import pipeline_run
+    from vlmvid.pipeline.torchrun import help_first_process, is_helper
 
     request = _request(arguments)
+    if is_helper():
+        help_first_process(arguments.stage, request)
+        return 0
     with pipeline_run(request) as context:
         ref = STAGES[arguments.stage].run(request)
         manifest = context.store.manifest(arguments.stage, ref.key)
@@ -184,6 +195,15 @@ def _search(arguments: argparse.Namespace) -> int:
     hits = search_index(arguments.text, model=arguments.model, index=arguments.index, top_k=arguments.top_k)
     _print([hit.model_dump() for hit in hits] if arguments.json else hits_table(hits))
     return 0
+
+
+def _probe(arguments: argparse.Namespace) -> int:
+    from vlmvid.pipeline.probing import read_probe, run_probe
+
+    ref = run_probe(arguments.recipe, arguments.override, home=arguments.home)
+    document, report = read_probe(ref, home=arguments.home)
+    _print({**document, "folder": ref.uri} if arguments.json else f"{report}\n{ref.uri}")
+    return 1 if document["failures"] else 0
 
 
 def _probe_media(arguments: argparse.Namespace) -> int:

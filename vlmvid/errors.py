@@ -4,6 +4,8 @@
 
     VlmvidError
     ├── ConfigError        (ValueError)  a recipe, an option or an argument is wrong
+    │   ├── MissingWeightsError          a model's files are not on this machine
+    │   └── MissingDataError             a dataset's files are not on this machine; a DatasetError too
     ├── DatasetError       (ValueError)  a manifest, caption or question file is wrong
     ├── DecodeError                      one video cannot be read; carries a reason code
     ├── ArtifactError                    a stored result is missing, damaged or unwritable
@@ -28,6 +30,14 @@ class ConfigError(VlmvidError, ValueError):
 
 class DatasetError(VlmvidError, ValueError):
     """A manifest, caption or question file is wrong."""
+
+
+class MissingWeightsError(ConfigError):
+    """The files of a model are not on this machine; `vlmvid plan` goes on without them."""
+
+
+class MissingDataError(ConfigError, DatasetError):
+    """The files of a dataset are not on this machine; `vlmvid plan` goes on without them."""
 
 
 class DecodeError(VlmvidError):

@@ -62,6 +62,7 @@ def test_stages_run_one_by_one_without_prefect(recipe: Path, home: Path) -> None
         (["decode"], 2, "recipe"),
         (["nothing"], 2, "invalid choice"),
         (["plan", "{recipe}", "--home", "/proc/no/home"], 2, "not writable"),
+        (["plan", "{recipe}", "--gpu", "a1000"], 2, "did you mean 'a100'"),
     ],
 )
 def test_exit_codes_and_messages(recipe: Path, home: Path, arguments: list[str], code: int, words: str) -> None:

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from tests.unit.tracking_fixtures import client_of, fresh_home, open_home
+from vlmvid.config.alignment import AlignConfig, OptimConfig
 from vlmvid.config.encoders import TextConfig, VisionConfig
-from vlmvid.config.schema import AlignConfig, DecodeConfig, OptimConfig, SamplingConfig
+from vlmvid.config.schema import DecodeConfig, SamplingConfig
 from vlmvid.errors import ArtifactError, ConfigError, DecodeError, TrackingError
 from vlmvid.models.alignment import AlignmentModel, save_alignment
 from vlmvid.models.backbones import load_vision_backbone

@@ -21,16 +21,18 @@ PACKAGES_THAT_DECIDE = (
     "av",
     "decord",
     "numpy",
+    "peft",
     "PIL",
     "py3langid",
     "scipy",
+    "sklearn",
     "timm",
     "tokenizers",
     "torch",
     "torchcodec",
     "transformers",
 )
-_DISTRIBUTION = {"PIL": "pillow"}
+_DISTRIBUTION = {"PIL": "pillow", "sklearn": "scikit-learn"}
 
 
 def module_file(name: str, root: Path) -> Path | None:

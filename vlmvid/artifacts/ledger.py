@@ -96,6 +96,11 @@ class Ledger:
             append_line(path, text)
             self._mirror.push(path)
 
+    def record_changes(self, rows: Iterable[LedgerRow]) -> None:
+        """Append those rows of which the ledger says something else: most decisions stay when a limit changes."""
+        known = self.rows()
+        self.record(row for row in rows if row.key not in known or not _says_the_same(row, known[row.key]))
+
     def record_failures(self, failures: Sequence[tuple[str, str, DecodeError]]) -> None:
         """Append a row for each (key, video_id, why it failed); `attempts` counts on from the newest failure."""
         # Without failures the ledger, which holds every clip, is not read.
@@ -127,6 +132,10 @@ class Ledger:
                     if known is None or row.time_seconds >= known.time_seconds:
                         self._newest[row.key] = row
             return dict(self._newest)
+
+
+def _says_the_same(row: LedgerRow, known: LedgerRow) -> bool:
+    return row == known.model_copy(update={"time_seconds": row.time_seconds, "attempts": row.attempts})
 
 
 class EventLog:

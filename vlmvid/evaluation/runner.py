@@ -50,12 +50,21 @@ def write_results(results: Sequence[TaskResult], folder: Path) -> list[Path]:
     paths = [metrics_path]
     for result in results:
         path = folder / f"{result.task}.parquet"
-        _write_samples(result.samples, path)
+        write_samples(result.samples, path)
         paths.append(path)
     return paths
 
 
-def _write_samples(samples: Sequence[Sample], path: Path) -> None:
+def read_samples(folder: Path, task: str) -> list[Sample]:
+    """The sample log of a task that `write_results` wrote."""
+    import pyarrow.parquet as pq
+
+    rows: list[Sample] = pq.read_table(folder / f"{task}.parquet").to_pylist()
+    return rows
+
+
+def write_samples(samples: Sequence[Sample], path: Path) -> None:
+    """Write rows as Parquet; the columns are those of all rows together."""
     import pyarrow.parquet as pq
 
     pq.write_table(_table(samples), path, compression="zstd")

@@ -133,6 +133,8 @@ class RunContext:
         if run is not None:
             name = f"{self.recipe.name}/{self.recipe.data.name}"
             source: StageName = "ingest" if stage == "ingest" else self.keys.rows_stage
+            if purpose == "training" and self.recipe.filter is not None:
+                source = "filter"
             key = self.keys.key(source)
             run.log_dataset(name, key, self.store.address(self.store.artifact_folder(source, key)), num_rows, purpose)
 

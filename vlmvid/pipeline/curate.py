@@ -210,10 +210,8 @@ def _record_failures(context: RunContext, all_rows: Sequence[SourceRow], bad: di
 
 
 def _record_decisions(context: RunContext, judged: Sequence[_Judged]) -> None:
-    """A ledger row for every clip of which the ledger says something else: most stay when a limit changes."""
-    ledger = context.store.ledger(STAGE)
-    known = ledger.rows()
-    rows = [
+    """A ledger row for every clip that is decided otherwise than before."""
+    context.store.ledger(STAGE).record_changes(
         LedgerRow(
             key=_ledger_key(clip.row.clip.video_id, clip.key),
             video_id=clip.row.clip.video_id,
@@ -225,12 +223,7 @@ def _record_decisions(context: RunContext, judged: Sequence[_Judged]) -> None:
         )
         for clip in judged
         if clip.verdict is not None
-    ]
-    ledger.record(row for row in rows if row.key not in known or not _says_the_same(row, known[row.key]))
-
-
-def _says_the_same(row: LedgerRow, known: LedgerRow) -> bool:
-    return row == known.model_copy(update={"time_seconds": row.time_seconds, "attempts": row.attempts})
+    )
 
 
 def _require_some(judged: Sequence[_Judged], config: CurateConfig) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from vlmvid.artifacts import ArtifactRef
 from vlmvid.artifacts.arrays import BFLOAT16, as_float32
+from vlmvid.artifacts.columns import StoredColumn
 from vlmvid.config.encoders import VisionConfig
 from vlmvid.errors import ArtifactError, ConfigError
 from vlmvid.evaluation.base import choice_texts
@@ -35,10 +36,10 @@ from vlmvid.pipeline.index import (
     write_index,
 )
 from vlmvid.pipeline.ingest import read_clips, read_rows
-from vlmvid.pipeline.prefetch import Prefetch
 from vlmvid.pipeline.request import RunRequest, ShardJob, ShardReport
 from vlmvid.pipeline.sharding import chunk, known_failures
 from vlmvid.pipeline.texts import text_features
+from vlmvid.training.prefetch import Prefetch
 from vlmvid.types import Clip
 
 if TYPE_CHECKING:
@@ -161,7 +162,12 @@ def without_tokens(context: RunContext, decode_keys: Iterable[str]) -> set[str]:
 
 def read_features(context: RunContext, rows: Iterable[IndexRow]) -> NDArray[np.float32]:
     """The features of ok index rows, (N, T, D) float32."""
-    return as_float32(context.store.clips(STAGE).gather(FEATURES, [row.location for row in rows]))
+    return as_float32(feature_column(context, rows).read())
+
+
+def feature_column(context: RunContext, rows: Iterable[IndexRow]) -> StoredColumn:
+    """The features of ok index rows, (N, T, D) as stored, left on disk."""
+    return context.store.clips(STAGE).column(FEATURES, [row.location for row in rows])
 
 
 def read_patches(context: RunContext, rows: Iterable[IndexRow]) -> NDArray[np.floating]:
@@ -169,6 +175,12 @@ def read_patches(context: RunContext, rows: Iterable[IndexRow]) -> NDArray[np.fl
 
     Raises ConfigError when the recipe does not keep tokens.
     """
+    found = patch_column(context, rows).read()
+    return as_float32(found) if found.dtype == BFLOAT16 else found  # float16 stays: tokens are large
+
+
+def patch_column(context: RunContext, rows: Iterable[IndexRow]) -> StoredColumn:
+    """The patch tokens of ok index rows, (N, S, P, D) as stored, left on disk; raises as `read_patches`."""
     if not context.recipe.encode.keep_tokens:
         raise ConfigError(
             f"recipe {context.recipe.name!r} stores no tokens, and a pooling over patches was asked for; "
@@ -182,8 +194,7 @@ def read_patches(context: RunContext, rows: Iterable[IndexRow]) -> NDArray[np.fl
             f"the tokens of {len(set(keys)) - len(known)} clips are gone from the store, though their features are "
             "there; run the encode stage again"
         )
-    found = store.gather(PATCHES, [known[key] for key in keys])
-    return as_float32(found) if found.dtype == BFLOAT16 else found  # float16 stays: tokens are large
+    return store.column(PATCHES, [known[key] for key in keys])
 
 
 def all_texts(clips: Iterable[Clip]) -> Iterable[str]:

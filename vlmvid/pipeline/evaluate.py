@@ -13,10 +13,10 @@ from vlmvid.evaluation.base import EvaluationData, TaskResult
 from vlmvid.evaluation.frame_order import shuffle_frames
 from vlmvid.evaluation.report import markdown_report
 from vlmvid.evaluation.runner import evaluate, write_results
+from vlmvid.pipeline import end_to_end
 from vlmvid.pipeline.align import split_features
 from vlmvid.pipeline.context import RunContext, open_context
 from vlmvid.pipeline.request import RunRequest
-from vlmvid.pipeline.texts import text_features
 
 STAGE = "evaluate"
 REPORT_FILE = "report.md"
@@ -31,13 +31,16 @@ def compute(request: RunRequest) -> ArtifactRef:
     config = context.recipe.evaluate
     assert config is not None  # the stage exists only with its section
     clips, features = split_features(context, config.split, need_captions=False)
+    if "vision" in context.recipe.adapted_encoders:
+        features = end_to_end.video_features(context, clips)
+    read_texts = end_to_end.text_reader(context)
     context.log_dataset("evaluate", len(clips), "evaluation")
     model = load_alignment(context.folder("align"))
     data = EvaluationData(
         clips=tuple(clips),
         video_embeds=embed_videos(model, features),
         shuffled_video_embeds=embed_videos(model, shuffle_frames(features, config.seed)),
-        embed_texts=lambda texts: embed_texts(model, text_features(context, texts)),
+        embed_texts=lambda texts: embed_texts(model, read_texts(texts)),
     )
     results = evaluate(data, config)
     ref = context.publish(

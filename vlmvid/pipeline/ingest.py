@@ -11,6 +11,7 @@ from vlmvid.artifacts.files import canonical_json, write_bytes, write_json
 from vlmvid.artifacts.ledger import append_line, read_lines
 from vlmvid.config.schema import StageName
 from vlmvid.data.base import Defect
+from vlmvid.data.caption_augment import with_more_captions
 from vlmvid.errors import DecodeError
 from vlmvid.pipeline.context import RunContext, open_context
 from vlmvid.pipeline.index import IndexRow, failed_ids, require_enough, status_counts
@@ -32,6 +33,9 @@ def compute(request: RunRequest) -> ArtifactRef:
     context = open_context(request)
     broken = _materialise(context)
     clips, defects = context.sources.dataset.clips(context.sources.folder)
+    augmentation = context.recipe.data.augment_captions
+    if augmentation is not None:
+        clips = [with_more_captions(clip, augmentation) for clip in clips]
     rows: list[SourceRow] = []
     for clip in clips:
         path = context.sources.folder / clip.path  # an absolute clip.path stays as it is

@@ -12,7 +12,7 @@ from vlmvid.artifacts.code import code_closure, combined_digest, package_version
 from vlmvid.config import Recipe
 from vlmvid.config.base import Config
 from vlmvid.config.schema import STAGE_ORDER, StageName
-from vlmvid.errors import ConfigError
+from vlmvid.errors import ArtifactError, ConfigError
 from vlmvid.tracking.outage import without_password
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ STAGE_ROOTS: dict[str, tuple[str, ...]] = {
     "decode": ("vlmvid.video.clip_decoder",),
     "encode": ("vlmvid.models.clip_encoder",),  # and the module of the recipe's own backbone family
     "text": ("vlmvid.models.text",),
+    "filter": ("vlmvid.data.filtering_captions", "vlmvid.data.filtering_features", "vlmvid.models.embedding"),
     "align": ("vlmvid.training.align",),
     "evaluate": ("vlmvid.evaluation.runner", "vlmvid.evaluation.frame_order", "vlmvid.models.embedding"),
     "register": ("vlmvid.serving.model_folder", "vlmvid.serving.pyfunc_model"),
@@ -37,6 +38,7 @@ STAGE_PACKAGES: dict[str, tuple[str, ...]] = {
     "decode": ("av", "decord", "numpy", "PIL", "torchcodec"),
     "encode": ("timm", "torch", "transformers"),
     "text": ("tokenizers", "torch", "transformers"),
+    "filter": ("numpy", "sklearn", "timm", "torch"),
     "align": ("numpy", "timm", "torch"),
     "evaluate": ("numpy", "timm", "torch"),
     "register": (),
@@ -111,8 +113,11 @@ class StageKeys:
             from vlmvid.models.families import backbone_module
 
             roots = (*roots, backbone_module(self._recipe.encode.vision))
-        modules, packages = code_closure(roots)
         deciding = set(STAGE_PACKAGES[stage])
+        if stage in ("align", "evaluate") and self._recipe.adapted_encoders:
+            roots = (*roots, "vlmvid.training.end_to_end", "vlmvid.models.saving", "vlmvid.video.augment")
+            deciding |= {"peft", "PIL", "tokenizers", "transformers"}
+        modules, packages = code_closure(roots)
         if stage == "decode":
             # Installed readers that the recipe does not name decide nothing: `auto` takes them only where PyAV cannot.
             deciding -= OPTIONAL_READERS - {self._recipe.decode.reader}
@@ -225,10 +230,32 @@ class StageKeys:
         parts = self._make("encode", (self.rows_stage,), config)
         return parts.model_copy(update={"weights": {"vision": self.vision_digest, "text": self.text_digest}})
 
+    def _filter(self) -> KeyParts:
+        config = self._recipe.filter
+        assert config is not None  # the stage exists only with its section
+        parts = self._make("filter", ("encode",), {"filter": config.key_config()})
+        if config.caption_mixing is not None:
+            synthetic = config.caption_mixing.path
+            if not synthetic.is_file():
+                raise ConfigError(f"filter.caption_mixing.synthetic: {synthetic} is no file; give a JSON Lines file")
+            digest = self._hash_file(synthetic)
+            parts = parts.model_copy(update={"inputs": {**parts.inputs, "synthetic captions": digest}})
+        if config.alignment_score is None:
+            return parts
+        try:
+            weights = {"model": self._model_digest(config.alignment_score.model)}
+        except ArtifactError as error:
+            raise ConfigError(
+                f"filter.alignment_score.model: {error}; train and register one first with a recipe that does not "
+                "filter by it"
+            ) from error
+        return parts.model_copy(update={"weights": weights})
+
     def _align(self) -> KeyParts:
         config = _dump(self._recipe.align)
         config.pop("checkpoint_every")  # how often to save cannot change what is learnt
-        return self._make("align", ("encode",), {"align": config})
+        before: tuple[StageName, ...] = ("encode",) if self._recipe.filter is None else ("encode", "filter")
+        return self._make("align", before, {"align": config})
 
     def _evaluate(self) -> KeyParts:
         before: tuple[StageName, ...] = (self.rows_stage, "encode", "align")
@@ -249,11 +276,13 @@ class StageKeys:
         parts = self._make("search", (self.rows_stage, "encode"), {"search": config})
         if model is None:
             return parts
+        return parts.model_copy(update={"weights": {"model": self._model_digest(model)}})
+
+    def _model_digest(self, model: str) -> str:
+        """Digest of the model at an address: an alias moves, what counts is the model it names now."""
         from vlmvid.serving.load import find_model_folder, locate
 
-        # An alias moves: what counts is the model it names now.
-        manifest = find_model_folder(locate(model, self._registry_uri())) / "model.json"
-        return parts.model_copy(update={"weights": {"model": self._hash_file(manifest)}})
+        return self._hash_file(find_model_folder(locate(model, self._registry_uri())) / "model.json")
 
     def _make(self, stage: str, inputs: tuple[StageName, ...], config: dict[str, Any]) -> KeyParts:
         code, packages = dict[str, str](), dict[str, str]()

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from vlmvid.config import Config
-from vlmvid.config.schema import StageName
-from vlmvid.errors import ArtifactError, ConfigError, TrackingError
-from vlmvid.pipeline.context import open_context
+from vlmvid.config import Config, Recipe
+from vlmvid.config.schema import ExpectedData, StageName
+from vlmvid.errors import ArtifactError, ConfigError, MissingDataError, MissingWeightsError, TrackingError
+from vlmvid.models.families import split_backbone, vision_files
+from vlmvid.models.sizes import image_cost, text_size
+from vlmvid.models.text_families import text_files
+from vlmvid.pipeline.context import RunContext, open_context
 from vlmvid.pipeline.curate import check_rules
+from vlmvid.pipeline.estimate import (
+    GPUS,
+    SHARE_OF_PEAK,
+    Models,
+    StageResources,
+    estimate,
+    resources_table,
+    total,
+)
+from vlmvid.pipeline.ingest import read_rows
 from vlmvid.pipeline.keys import DECODE_SUFFIX, MEASURE_SUFFIX, TEXT_SUFFIX
 from vlmvid.pipeline.request import RunRequest
 
+DEFAULT_GPU = "a100"
+# Of English text in the vocabularies of the usual encoders.
+_CHARACTERS_PER_TOKEN, _SPECIAL_TOKENS = 4.5, 2
 _SUFFIXES = (DECODE_SUFFIX, MEASURE_SUFFIX, TEXT_SUFFIX)
 
 
@@ -27,15 +43,25 @@ class StagePlan(Config):
 def plan(request: RunRequest) -> list[StagePlan]:
     """Every stage of the recipe with ``cached`` or ``run``, its key and the reason.
 
-    Raises ConfigError for rules of curation that cannot be applied.
+    Where the data, or the weights of an encoder, are not on this machine, the stages that read them run, and have no
+    key yet. Raises ConfigError for rules of curation that cannot be applied.
     """
     context = open_context(request)
     context.refresh()
+    try:
+        context.keys.parts("ingest")
+    except MissingDataError as error:
+        return _plan_without_data(context.recipe, error)
     plans: list[StagePlan] = []
     changed: set[str] = set()
     for stage in context.recipe.stages():
         try:
             parts = context.keys.parts(stage)
+        except MissingWeightsError:
+            reason = _absent_weights(context.recipe) if stage == "encode" else "input encode changes"
+            plans.append(StagePlan(name=stage, status="run", key="", reason=reason))
+            changed.add(stage)
+            continue
         except (ArtifactError, TrackingError) as error:
             if stage != "search":
                 raise
@@ -58,15 +84,92 @@ def plan(request: RunRequest) -> list[StagePlan]:
     return plans
 
 
-def plan_json(plans: list[StagePlan]) -> dict[str, Any]:
+def _plan_without_data(recipe: Recipe, error: MissingDataError) -> list[StagePlan]:
+    """Every stage runs and has no key; what else the recipe says is checked all the same."""
+    split_backbone(recipe.encode.vision.backbone)
+    if recipe.curate is not None:
+        check_rules(recipe.curate)
+    weights = _absent_weights(recipe)
+    plans: list[StagePlan] = []
+    for stage in recipe.stages():
+        reason = f"input {plans[-1].name} changes" if plans else f"the data are not there: {error}"
+        if stage == "encode" and weights:
+            reason = f"{reason}; {weights}"
+        plans.append(StagePlan(name=stage, status="run", key="", reason=reason))
+    return plans
+
+
+def _absent_weights(recipe: Recipe) -> str:
+    """Which encoders' files are not on this machine, in words; empty when all are here."""
+    absent = []
+    try:
+        vision_files(recipe.encode.vision)
+    except MissingWeightsError as error:
+        absent.append(str(error))
+    try:
+        text_files(recipe.encode.text)
+    except MissingWeightsError as error:
+        absent.append(str(error))
+    return f"weights not downloaded: {'; '.join(absent)}" if absent else ""
+
+
+class Needs(Config):
+    """What a recipe needs of disk, time and memory on one GPU, and the size of the data this is for."""
+
+    gpu: str
+    data: ExpectedData | None
+    stages: tuple[StageResources, ...]
+
+
+def needs(request: RunRequest, gpu: str = DEFAULT_GPU) -> Needs:
+    """The estimates of `vlmvid.pipeline.estimate` for a recipe.
+
+    The data are counted where they are ingested; else ``data.expected`` says how many there are; else what depends on
+    them is unknown. Raises ConfigError for an unknown GPU or timm model.
+    """
+    device = GPUS.get(gpu)
+    context = open_context(request)
+    data = _counted(context) or context.recipe.data.expected
+    encode = context.recipe.encode
+    models = Models(image=image_cost(encode.vision), text=text_size(encode.text))
+    return Needs(gpu=gpu, data=data, stages=estimate(context.recipe, data, models, device))
+
+
+def _counted(context: RunContext) -> ExpectedData | None:
+    """How large the ingested data are; None when they are not ingested."""
+    try:
+        rows = read_rows(context, "ingest")
+    except (ArtifactError, MissingDataError):
+        return None
+    captions = [caption for row in rows for caption in row.clip.captions]
+    if not rows or not captions:
+        return None
+    return ExpectedData(
+        num_clips=len(rows),
+        captions_per_clip=len(captions) / len(rows),
+        mean_caption_tokens=_SPECIAL_TOKENS + sum(map(len, captions)) / len(captions) / _CHARACTERS_PER_TOKEN,
+    )
+
+
+def plan_json(plans: list[StagePlan], found: Needs) -> dict[str, Any]:
     """The document of ``vlmvid plan --json``."""
-    return {"stages": [p.model_dump(mode="json") for p in plans]}
+    return {
+        "stages": [p.model_dump(mode="json") for p in plans],
+        "resources": {**found.model_dump(mode="json"), "share_of_peak": SHARE_OF_PEAK, "total": total(found.stages)},
+    }
 
 
-def plan_table(plans: list[StagePlan]) -> str:
-    """The plan for a terminal."""
+def plan_table(plans: list[StagePlan], found: Needs) -> str:
+    """The plan for a terminal, and what it needs."""
     width = max(len(p.name) for p in plans)
-    return "\n".join(f"{p.name:<{width}}  {p.status:<6}  {p.key}  {p.reason}" for p in plans)
+    lines = [f"{p.name:<{width}}  {p.status:<6}  {p.key}  {p.reason}" for p in plans]
+    lines += ["", resources_table(found.stages, GPUS.get(found.gpu))]
+    if found.data is None:
+        lines.append(
+            "how many clips there will be is unknown; say it with -o data.expected.num_clips=N "
+            "-o data.expected.captions_per_clip=N -o data.expected.mean_caption_tokens=N"
+        )
+    return "\n".join(lines)
 
 
 def accept_code_change(request: RunRequest, stage: str) -> list[str]:

@@ -16,11 +16,16 @@ class StageProgress:
         self._bars: dict[str, Any] = {}
         self._lock = Lock()
 
-    def begin(self, stage: str, total: int, unit: str) -> None:
-        """Start the bar of a stage; nothing is drawn for an empty one."""
+    def begin(self, stage: str, total: int, unit: str, done: int = 0) -> None:
+        """Start the bar of a stage, unless it has one; nothing is drawn for an empty stage.
+
+        `done` units are done already: they take no part in the estimate of the time left.
+        """
         with self._lock:
             if total and stage not in self._bars:
-                self._bars[stage] = tqdm(total=total, desc=stage, unit=unit, file=sys.stderr, disable=None)
+                self._bars[stage] = tqdm(
+                    total=total, initial=done, desc=stage, unit=unit, file=sys.stderr, disable=None
+                )
 
     def advance(self, stage: str, amount: int = 1) -> None:
         """Move the bar of a stage on, if there is one."""

@@ -104,17 +104,25 @@ def _build(context: RunContext, folder: Path) -> None:
     from vlmvid.serving.model_folder import write_model_folder
 
     with tempfile.TemporaryDirectory(dir=context.store.home) as scratch:
-        vision, text = Path(scratch, "vision"), Path(scratch, "text")
-        save_vision(vision_backbone(context), vision)
-        save_text(text_encoder(context), text)
+        vision, text, alignment = Path(scratch, "vision"), Path(scratch, "text"), Path(scratch, "alignment")
+        adapted = context.recipe.adapted_encoders
+        shutil.copytree(context.folder("align"), alignment)
+        # What was trained end to end lies beside the heads.
+        for side in adapted:
+            (alignment / side).rename(Path(scratch, side))
+        if "vision" not in adapted:
+            save_vision(vision_backbone(context), vision)
+        if "text" not in adapted:
+            save_text(text_encoder(context), text)
         write_model_folder(
             folder,
             vision_folder=vision,
             text_folder=text,
-            alignment_folder=context.folder("align"),
+            alignment_folder=alignment,
             decode=context.recipe.decode,
             info={
                 "recipe": context.recipe.name,
+                "adapted": list(adapted),
                 **{f"{stage}_key": context.keys.key(stage) for stage in ("ingest", "decode", "encode", "align")},
             },
         )

@@ -67,17 +67,22 @@ def make_request(
     store = open_store(place) if "://" in str(recipe) else None
     resolved = load_recipe(recipe if store is None else store.local_path(str(recipe)), overrides)
     store = store or open_store(place)
-    _check_tracking(resolved.tracking, store)
-    data = recipe_json(resolved)
-    path = store.home / "recipes" / f"{resolved.name}-{hash_json(data)[:12]}.yaml"
+    check_tracking(resolved.tracking, store)
+    return request_of(resolved, store, retry_failed=retry_failed, verify=verify)
+
+
+def request_of(recipe: Recipe, store: Store, *, retry_failed: bool = False, verify: bool = False) -> RunRequest:
+    """The request to run a recipe that is validated already; the recipe is kept in the store."""
+    data = recipe_json(recipe)
+    path = store.home / "recipes" / f"{recipe.name}-{hash_json(data)[:12]}.yaml"
     if not path.exists():
         write_json(path, data)  # JSON is YAML
     store.share(path)
     return RunRequest(recipe=store.address(path), home=store.uri, retry_failed=retry_failed, verify=verify)
 
 
-def _check_tracking(tracking: TrackingConfig, store: Store) -> None:
-    """A local database beside a shared store would hide every machine's runs from the others."""
+def check_tracking(tracking: TrackingConfig, store: Store) -> None:
+    """Raise ConfigError for a local database beside a shared store: it would hide every machine's runs from others."""
     if store.uri != str(store.home) and tracking.enabled and not (tracking.uri or os.environ.get(TRACKING_VARIABLE)):
         raise ConfigError(
             f"the home {store.uri} is shared by machines, but {TRACKING_VARIABLE} is not set: each of them would "

@@ -88,6 +88,11 @@ def _by_text(
     if not config.queries:
         raise ConfigError("search.queries is empty; with search.model give at least one text")
     model = load(config.model, tracking_uri=context.registry_uri)
+    if "vision" in model.info.get("adapted", ()):
+        raise ConfigError(
+            f"search.model={config.model!r} was trained end to end, and the stored features are those of the encoder "
+            "before it; embed the videos with the model itself: vlmvid.load(MODEL).encode_video(PATHS)"
+        )
     features = read_patches(context, rows) if model.reads == "tokens" else read_features(context, rows)
     return model.embed_video_features(features), model.encode_text(list(config.queries))
 

@@ -23,6 +23,7 @@ CLIPS_FILE = "clips.jsonl"
 SOURCES_FILE = "sources.json"
 MISSING = "missing"
 REFUSED = "refused: "
+AUGMENTING_MODULE = "vlmvid.data.caption_augment"
 
 
 class SourceRow(Record):
@@ -48,8 +49,9 @@ class Sources:
 
     @property
     def code_roots(self) -> tuple[str, ...]:
-        """The module whose code decides the clips."""
-        return (type(self.dataset).__module__,)
+        """The modules whose code decides the clips."""
+        modules = self.dataset.code_modules()
+        return (*modules, AUGMENTING_MODULE) if self._config.augment_captions is not None else modules
 
     @cached_property
     def digests(self) -> dict[str, str]:
@@ -86,12 +88,15 @@ class Sources:
 
     def key_config(self) -> dict[str, Any]:
         """What enters the ingest key as configuration."""
-        return {"name": self._config.name, "options": self.dataset.key_config()}
+        config = {"name": self._config.name, "options": self.dataset.key_config()}
+        if self._config.augment_captions is not None:
+            config["augment_captions"] = self._config.augment_captions.model_dump(mode="json")
+        return config
 
     @cached_property
     def folder(self) -> Path:
         """Where generated videos lie: one folder per place of the sources, generating configuration and code."""
-        modules, packages = code_closure(self.code_roots)
+        modules, packages = code_closure(self.dataset.code_modules())
         code = combined_digest(modules, package_versions(packages))
         places = sorted({str(path.parent) for path in self.dataset.source_files().values()})
         place = os.path.commonpath(places) if places else ""
@@ -128,7 +133,7 @@ class Sources:
     def _root_of(self, path: Path) -> Path | None:
         """The folder that must hold `path`: none for the file that lists the clips, and for those that were made."""
         root = self.dataset.restrict_root
-        if root is None or path == self.dataset.index_file() or path.is_relative_to(self.folder):
+        if root is None or self.dataset.is_index(path) or path.is_relative_to(self.folder):
             return None
         return root
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from vlmvid.config.schema import StageName
-from vlmvid.pipeline import align, curate, decode, encode, evaluate, ingest, register, search
+from vlmvid.pipeline import align, curate, decode, encode, evaluate, filter, ingest, register, search
 from vlmvid.pipeline.sharding import ShardedStage, WholeStage
 
 SHARDED_STAGES: dict[StageName, ShardedStage] = {
@@ -14,7 +14,8 @@ SHARDED_STAGES: dict[StageName, ShardedStage] = {
 STAGES: dict[StageName, ShardedStage | WholeStage] = {
     "ingest": WholeStage("ingest", ingest.compute),
     **SHARDED_STAGES,
-    "align": WholeStage("align", align.compute),
+    "filter": WholeStage("filter", filter.compute),
+    "align": WholeStage("align", align.compute, align.confirm),
     "evaluate": WholeStage("evaluate", evaluate.compute),
     "register": WholeStage("register", register.compute, register.confirm),
     "search": WholeStage("search", search.compute),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmvid.artifacts.columns import StoredColumn
 from vlmvid.config.encoders import TextConfig
 from vlmvid.pipeline.context import RunContext
 
@@ -21,6 +22,11 @@ TEXTS_PER_SHARD = 4096
 
 def text_features(context: RunContext, texts: Sequence[str]) -> NDArray[np.float32]:
     """Features (M, D) float32 of `texts`, in order, not normalised; missing ones are encoded and kept."""
+    return text_column(context, texts).read().astype(np.float32, copy=False)
+
+
+def text_column(context: RunContext, texts: Sequence[str]) -> StoredColumn:
+    """As `text_features`, left on disk in the dtype of the store."""
     context.store.verify_clips(STORE)
     store = context.store.clips(STORE)
     keys = [context.keys.text_key(text) for text in texts]
@@ -37,7 +43,7 @@ def text_features(context: RunContext, texts: Sequence[str]) -> NDArray[np.float
             context.progress.advance(STORE, len(some))
         context.progress.end(STORE)
         known = store.rows(keys)
-    return store.gather("features", [known[key] for key in keys]).astype(np.float32)
+    return store.column("features", [known[key] for key in keys])
 
 
 def text_encoder(context: RunContext) -> TextEncoder:

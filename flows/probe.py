@@ -1,0 +1,21 @@
+"""Alignment probing as one task: the pairs share one store, so a rerun goes on where it was."""
+
+from __future__ import annotations
+
+from prefect import flow, task
+
+from flows._policies import TASK_OPTIONS
+from vlmvid.artifacts import ArtifactRef
+from vlmvid.pipeline.probing import run_probe
+
+
+@task(name="probe", task_run_name="probe", **TASK_OPTIONS)
+def probe_task(recipe: str, overrides: list[str], home: str | None) -> ArtifactRef:
+    """The whole probe."""
+    return run_probe(recipe, overrides, home=home)
+
+
+@flow(name="probe")
+def probe(recipe: str, overrides: list[str] | None = None, home: str | None = None) -> ArtifactRef:
+    """Train linear heads on every pair of encoders and compare with other measures of their features."""
+    return probe_task(recipe, overrides or [], home)
