@@ -23,8 +23,8 @@ PAGE = (Path(__file__).parents[2] / "docs" / "alignment.md").read_text(encoding=
 
 
 def rows(section: str) -> dict[str, list[str]]:
-    """The cells of each row of a section's table, by the name in its first cell."""
-    text = PAGE.split(f"\n## {section}\n")[1].split("\n## ")[0]
+    """The cells of each row of a section's first table, by the name in its first cell."""
+    text = PAGE.split(f"\n## {section}\n")[1].split("\n## ")[0].split("\n| --- |")[1].split("\n\n")[0]
     cells = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| `")]
     return {row[0].strip("`"): row for row in cells}
 
