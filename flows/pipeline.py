@@ -21,6 +21,7 @@ from flows.search import search
 from vlmvid.artifacts import ArtifactRef
 from vlmvid.pipeline import (
     SHARDED_STAGES,
+    check_training_clips,
     make_request,
     pipeline_run,
     preflight,
@@ -52,11 +53,11 @@ def pipeline(
     preflight(request)
     runner = given_to_this_flow()
     with pipeline_run(request) as context:
-        results: dict[str, ArtifactRef] = {
-            stage: STAGE_FLOWS[stage].with_options(task_runner=runner if stage in SHARDED_STAGES else None)(
-                recipe=request.recipe, home=request.home, retry_failed=retry_failed, verify=verify
-            )
-            for stage in context.recipe.stages()
-        }
+        results: dict[str, ArtifactRef] = {}
+        for stage in context.recipe.stages():
+            runs = STAGE_FLOWS[stage].with_options(task_runner=runner if stage in SHARDED_STAGES else None)
+            results[stage] = runs(recipe=request.recipe, home=request.home, retry_failed=retry_failed, verify=verify)
+            if stage == "ingest":
+                check_training_clips(request)  # too few clips should not cost the stages before align
     create_markdown_artifact(summary_markdown(summarise(request)), key="vlmvid-summary")
     return results

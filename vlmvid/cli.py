@@ -146,6 +146,7 @@ def _run(arguments: argparse.Namespace) -> int:
     # A cold first server migrates its database; Prefect's own limit of 20 s is too short for that.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")
     os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     from vlmvid.pipeline import preflight
 
     preflight(request)  # a mistake in the recipe should not cost the start of a server

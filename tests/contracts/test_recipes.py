@@ -87,7 +87,7 @@ def test_the_base_recipe_runs_with_small_encoders_and_takes_the_disk_that_plan_s
     write_tar(tmp_path / "cc/00000.tar", files)
     small = {
         "data.options.root": tmp_path / "cc",
-        "data.options.val_fraction": 0.1,
+        "data.options.val_fraction": 0.2,
         "data.options.test_fraction": 0.1,
         "decode.image_size": 64,
         "encode.vision.backbone": "efficientnet-lite0",

@@ -12,10 +12,13 @@ import pytest
 from tests.tiny import RECIPE, read_rows, write_dataset, write_rows
 from tests.unit.pipeline_fixtures import NO_TRACKING, request_for, run
 from vlmvid.artifacts.columns import StoredColumn
+from vlmvid.config import load_recipe
 from vlmvid.errors import ConfigError, DatasetError
 from vlmvid.pipeline import RunRequest, align
 from vlmvid.pipeline.context import open_context
 from vlmvid.pipeline.index import IndexRow, read_index
+from vlmvid.pipeline.preflight import check_training_clips, preflight
+from vlmvid.pipeline.request import make_request
 
 SECTIONS = {**NO_TRACKING, "evaluate": None}
 ENCODED = ("ingest", "decode", "encode")
@@ -45,11 +48,11 @@ def test_everything_that_a_recipe_asks_for_reaches_training(tmp_path: Path, home
         hard_negatives={"captions": 1},
         auxiliary=[{"kind": "captioning", "weight": 0.1}],
         pooling={"kind": "transformer", "width": 8, "depth": 1, "num_heads": 2},
-        early_stopping={"every": 2, "patience": 3},
+        early_stopping={"metric": "loss", "every": 2, "patience": 3},
     )
     refs = run(request)
     curves = [json.loads(line) for line in (Path(refs["align"].uri) / "curves.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in curves if "val_mean_recall_at_10" in row] == [2, 4, 6]
+    assert [row["step"] for row in curves if "val_loss" in row] == [2, 4, 6]
     assert all("loss_captioning" in row for row in curves)
     data, validation = align._data(open_context(request))
     assert data.video_ids == ("v0", "v1", "v2", "v3", "v4", "v5")
@@ -95,3 +98,54 @@ def test_captions_whose_ids_the_embeddings_lack_are_counted_and_named(
         align.split_features(open_context(request), "train", need_captions=True)
     words = "2 of 6 clips of split 'train' are not among the embeddings, e.g. 'v1', 'v4'; these have 'v1.mp4', 'v4.mp4'"
     assert f"{words} instead" in str(raised.value)
+
+
+def test_the_kept_recipe_says_what_was_asked_nulls_included(tmp_path: Path, home: Path) -> None:
+    for path in sorted(Path("configs").glob("*/*.yaml")):
+        if path.parent.name not in ("align", "pipelines"):
+            continue
+        asked = load_recipe(path, ["tracking.enabled=false"])
+        kept = make_request(path, ["tracking.enabled=false"], home=home).recipe
+        assert load_recipe(kept) == asked
+    recipe = Path("configs/pipelines/quickstart.yaml")
+    kept = make_request(recipe, ["align.optim.grad_clip_norm=null", "tracking.enabled=false"], home=home).recipe
+    align = load_recipe(kept).align
+    assert align is not None and align.optim.grad_clip_norm is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"optim": {**RECIPE["align"]["optim"], "global_batch_size": 7}},
+            "global_batch_size=7, but .* has 6 captioned",
+        ),
+        ({"hard_negatives": {"captions": 1}}, "captions=1, but no clip of dataset 'manifest' has counterfactual"),
+        ({"early_stopping": {}}, "looks at the split 'val', and dataset 'manifest' has no captioned clips"),
+    ],
+)
+def test_too_few_clips_are_known_after_ingest(tmp_path: Path, home: Path, changes: dict[str, Any], words: str) -> None:
+    path = write_dataset(tmp_path)
+    rows = [{**row, "split": "train" if i < 6 else "test"} for i, row in enumerate(read_rows(path))]
+    request = request_with(tmp_path, home, write_rows(path, rows), **changes)
+    run(request, "ingest")
+    with pytest.raises(ConfigError, match=words):
+        check_training_clips(request)
+    good = request_with(tmp_path, home, path)
+    run(good, "ingest")
+    check_training_clips(good)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"video_head": {"kind": "identity"}}, "(?s)identity.*projection_dim"),
+        ({"hard_negatives": {"reversed_clips": 0.5}}, "frame_mean does not"),
+    ],
+)
+def test_a_head_or_pooling_that_cannot_work_is_known_before_ingest(
+    tmp_path: Path, home: Path, manifest: Path, changes: dict[str, Any], words: str
+) -> None:
+    changes = {"pooling": {"kind": "frame_mean"}, **changes}
+    with pytest.raises(ConfigError, match=words):
+        preflight(request_with(tmp_path, home, manifest, **changes))

@@ -220,9 +220,10 @@ class TestAlignmentScore:
     def test_a_tokenizer_that_was_used_otherwise_is_the_same(self, tmp_path: Path, stored: Path, videos: Path) -> None:
         name = "text/tokenizer/tokenizer.json"
         value = json.loads((Path(model_in(stored)) / name).read_text())
-        assert value["truncation"] is not None
-        fresh = json.dumps({**value, "truncation": None}, indent=2, ensure_ascii=False).encode()
-        preflight(self.scored_by_a_changed_model(tmp_path, stored, videos, name, fresh))
+        assert value["truncation"] is None  # as models are saved since; older ones hold what the last call asked
+        asked = {"direction": "Right", "max_length": 9, "strategy": "LongestFirst", "stride": 0}
+        used = json.dumps({**value, "truncation": asked}, indent=2, ensure_ascii=False).encode()
+        preflight(self.scored_by_a_changed_model(tmp_path, stored, videos, name, used))
 
     def test_a_model_that_is_not_there(self, tmp_path: Path, stored: Path, videos: Path) -> None:
         rules = {"alignment_score": {"model": str(tmp_path / "nothing"), "keep_fraction": 0.5}}

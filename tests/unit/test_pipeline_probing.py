@@ -15,6 +15,7 @@ from tests.tiny import COLOURS, write_clip, write_rows
 from tests.unit.pipeline_fixtures import published
 from tests.unit.tracking_fixtures import client_of, fresh_home
 from vlmvid.cli import main
+from vlmvid.config.probing import load_probe
 from vlmvid.errors import ConfigError, StageError
 from vlmvid.pipeline import probing
 from vlmvid.pipeline.probing import read_probe, run_probe
@@ -159,3 +160,24 @@ def test_a_broken_language_encoder_leaves_the_others(tmp_path: Path, dataset: Pa
     document, _ = read_probe(ref, home=tmp_path / "h")
     assert [failure["what"] for failure in document["failures"]] == ["gone"]
     assert [pair["language"] for pair in document["pairs"]] == ["minilm"]
+
+
+def test_a_measure_that_failed_in_passing_is_taken_again(
+    tmp_path: Path, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_probe(tmp_path, dataset, vision=RECIPE["vision"][1:2])
+    with monkeypatch.context() as patched:
+        patched.setattr(probing, "_encoder", lambda *_: exec("raise MemoryError"))
+        first, _ = read_probe(run_probe(path, home=tmp_path / "home"), home=tmp_path / "home")
+    assert {failure["error"] for failure in first["failures"]} == {"MemoryError: "}
+    second, _ = read_probe(run_probe(path, home=tmp_path / "home"), home=tmp_path / "home")
+    assert not second["failures"] and len(second["encoders"]) == 2
+
+
+@pytest.mark.parametrize(
+    "changes", [{"end_to_end": {"text": {"rank": 2}}}, {"auxiliary": [{"kind": "structure", "weight": 1.0}]}]
+)
+def test_what_would_change_the_features_is_refused(tmp_path: Path, dataset: Path, changes: dict[str, Any]) -> None:
+    path = write_probe(tmp_path, dataset, align={**RECIPE["align"], **changes})
+    with pytest.raises(ConfigError, match=f"alone; got align.{next(iter(changes))}"):
+        load_probe(path)

@@ -68,7 +68,7 @@ def test_several_captions_and_all_kinds_of_negatives_belong_to_their_clips() -> 
     for text, owner, video in zip(plan.texts, plan.owners, plan.video_of_text, strict=True):
         clip = plan.clips[owner]
         assert (text in data.captions_of[clip]) == (video == owner) and (text in FALSE[clip]) == (video == -1)
-    true = set(plan.texts[:16].tolist())
+    true = {caption for clip in plan.clips for caption in data.captions_of[clip]}
     assert len(plan.texts) - 16 == sum(len(set(FALSE[clip]) - true) for clip in plan.clips)
     assert len(set(plan.reversed_clips)) == 4 and len(set(plan.shuffled_clips)) == 2
     assert all(sorted(order) == list(range(NUM_FRAMES)) != order.tolist() for order in plan.orders)
@@ -79,13 +79,25 @@ def test_several_captions_and_all_kinds_of_negatives_belong_to_their_clips() -> 
 
 
 def test_what_is_true_of_another_clip_of_the_batch_is_no_negative() -> None:
-    # All clips are in the batch, and captions 40 to 45 are those of clips 20 to 22.
-    plan = planner(captions_per_clip=2, hard_negatives={"captions": 2}, optim={"global_batch_size": 23}).at(0)
-    assert len(plan.texts) == plan.num_positives == 46
-    one = planner(hard_negatives={"captions": 2}, optim={"global_batch_size": 23}).at(0)
-    true = set(one.texts[:23].tolist())
-    assert one.num_positives == 23 and 0 < len(one.texts) - 23 < sum(map(len, FALSE))
-    assert not true & set(one.texts[23:].tolist())
+    # Captions 40 to 45 are those of clips 20 to 22, whether they are drawn or not.
+    made = planner(hard_negatives={"captions": 2}, optim={"global_batch_size": 21})
+    left = []
+    for step in range(6):
+        plan = made.at(step)
+        true = {caption for clip in plan.clips for caption in toy_data().captions_of[clip]}
+        assert not true & set(plan.texts[plan.num_positives :].tolist())
+        left.append(len(plan.texts) - plan.num_positives)
+    assert max(left) > 0
+
+
+def test_a_reversed_clip_that_is_another_of_the_batch_is_no_negative() -> None:
+    data = toy_data(counterfactuals_of=FALSE)
+    data.video_features[3] = data.video_features[2, ::-1]
+    data.video_features[7, 0] = data.video_features[4, -1]  # the same first frame alone
+    plan = planner(data, hard_negatives={"reversed_clips": 1.0}, optim={"global_batch_size": 23}).at(0)
+    batch = BatchReader(data, CPU).read(plan)
+    kept = [clip for clip in range(23) if clip not in (2, 3)]
+    np.testing.assert_array_equal(batch.video[23:].numpy(), data.video_features[kept][:, ::-1])
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2, 3, 11])

@@ -125,3 +125,10 @@ def test_averaged_weights_follow_the_formula_and_forget_the_start() -> None:
         expected = decay * expected + (1 - decay) * step
         assert average.module.logit_bias.item() == pytest.approx(expected, rel=1e-6)  # type: ignore[operator,union-attr]
     assert not any(parameter is other for parameter in aligned.parameters() for other in average.parameters())
+
+
+def test_lion_has_its_state_before_its_first_step() -> None:
+    layer = torch.nn.Linear(3, 2)
+    state = Lion(layer.parameters()).state
+    for parameter in layer.parameters():
+        assert torch.equal(state[parameter]["exp_avg"], torch.zeros_like(parameter))

@@ -11,14 +11,22 @@ import numpy as np
 import pytest
 import torch
 
-from tests.unit.training_fixtures import NUM_CLIPS, states_equal, toy_config, toy_data
+from tests.unit.training_fixtures import (
+    NUM_CLIPS,
+    NUM_FRAMES,
+    TEXT_DIM,
+    VIDEO_DIM,
+    states_equal,
+    toy_config,
+    toy_data,
+)
 from vlmvid.errors import CheckpointError, ConfigError, DatasetError, StageError
 from vlmvid.losses import info_nce, sigmoid_loss
 from vlmvid.metrics import ranks, recall_at_k
 from vlmvid.models.alignment import AlignmentModel
 from vlmvid.training.align import AlignmentData, train_alignment
 from vlmvid.training.checkpoint import differences
-from vlmvid.training.early_stopping import measure
+from vlmvid.training.early_stopping import EarlyStopping, measure
 from vlmvid.training.update import Updater
 
 FALSE = tuple((2 * ((i + 1) % NUM_CLIPS),) for i in range(NUM_CLIPS))
@@ -42,7 +50,7 @@ class Killed(Exception):
 
 def train(config: Any, folder: Path, **options: Any) -> tuple[AlignmentModel, list[dict[str, float]]]:
     reports: list[dict[str, float]] = []
-    more = {"validation": toy_data(9, seed=7)} | options
+    more = {"validation": toy_data(13, seed=7)} | options
     model = train_alignment(config, DATA, work_dir=folder, on_step=lambda _, values: reports.append(values), **more)
     return model, reports
 
@@ -57,7 +65,7 @@ def test_every_option_is_resumed_in_the_same_bytes(name: str, tmp_path: Path) ->
             raise Killed
 
     with pytest.raises(Killed):
-        train_alignment(config, DATA, work_dir=tmp_path / "cut", on_step=kill, validation=toy_data(9, seed=7))
+        train_alignment(config, DATA, work_dir=tmp_path / "cut", on_step=kill, validation=toy_data(13, seed=7))
     resumed, again = train(config, tmp_path / "cut")
     assert states_equal(whole, resumed) and not resumed.training
     assert again == reports[5:]
@@ -121,13 +129,13 @@ class TestEarlyStopping:
         config = toy_config(
             early_stopping={"metric": "loss", "every": 2, "patience": 3}, optim={"num_steps": 60, "lr": 0.3}
         )
-        validation = toy_data(9, seed=7)
+        validation = toy_data(13, seed=7)
         model, reports = train(config, tmp_path)
         looks = {step: r["val_loss"] for step, r in enumerate(reports, start=1) if "val_loss" in r}
         best = min(looks, key=lambda step: looks[step])
         assert list(looks) == list(range(2, len(reports) + 1, 2))
         assert len(reports) == best + 6 < 60
-        assert measure(model, validation, "loss") == looks[best]
+        assert measure(model, validation)["loss"] == looks[best]
 
     def test_resumed_between_looks_and_checkpoints(self, tmp_path: Path) -> None:
         config = toy_config(
@@ -142,7 +150,7 @@ class TestEarlyStopping:
 
             folder = tmp_path / str(killed_at)
             with pytest.raises(Killed):
-                train_alignment(config, DATA, work_dir=folder, on_step=kill, validation=toy_data(9, seed=7))
+                train_alignment(config, DATA, work_dir=folder, on_step=kill, validation=toy_data(13, seed=7))
             resumed, _ = train(config, folder)
             assert states_equal(whole, resumed)
 
@@ -159,24 +167,38 @@ class TestEarlyStopping:
         own = [np.flatnonzero(owners == row).tolist() for row in range(40)]
         expected = (recall_at_k(ranks(similarity, owners), 10) + recall_at_k(ranks(similarity.T, own), 10)) / 2
         assert 0 < expected < 1
-        assert measure(model, uneven, "mean_recall_at_10") == pytest.approx(expected, abs=1e-6)
+        assert measure(model, uneven)["mean_recall_at_10"] == pytest.approx(expected, abs=1e-6)
         scale, of_text = model.logit_scale, torch.from_numpy(owners)
         sigmoid = sigmoid_loss(video, text, logit_scale=scale, logit_bias=model.logit_bias, video_of_text=of_text)
-        assert measure(model, uneven, "loss") == pytest.approx(sigmoid.item(), rel=1e-5)
+        assert measure(model, uneven)["loss"] == pytest.approx(sigmoid.item(), rel=1e-5)
         model.config = model.config.model_copy(update={"loss": "info_nce"})
         nce = info_nce(video, text, logit_scale=scale, video_of_text=of_text)
-        assert measure(model, uneven, "loss") == pytest.approx(nce.item(), rel=1e-5)
+        assert measure(model, uneven)["loss"] == pytest.approx(nce.item(), rel=1e-5)
 
     def test_clips_to_look_at_are_needed_and_must_be_finite(self, tmp_path: Path) -> None:
         config = toy_config(early_stopping=STOPPING)
         with pytest.raises(ConfigError, match="looks at the split 'val', and there are no captioned clips"):
             train(config, tmp_path, validation=None)
-        broken = toy_data(9)
+        broken = toy_data(13)
         broken.text_features[4] = np.nan  # type: ignore[index]
         for metric in ("loss", "mean_recall_at_10"):
             config = toy_config(early_stopping={**STOPPING, "metric": metric})
             with pytest.raises(DatasetError, match=f"val_{metric} is nan: the features of split 'val'"):
                 train(config, tmp_path / metric, validation=broken)
+
+    def test_ten_clips_are_too_few_for_recall_at_10(self, tmp_path: Path) -> None:
+        with pytest.raises(ConfigError, match="is always 1 with the 10 captioned clips of the split 'val'"):
+            train(toy_config(early_stopping=STOPPING), tmp_path, validation=toy_data(10, seed=7))
+        train(toy_config(early_stopping={**STOPPING, "metric": "loss"}), tmp_path, validation=toy_data(10, seed=7))
+
+    def test_equal_looks_are_told_apart_by_their_loss(self) -> None:
+        stopping = EarlyStopping(toy_config(early_stopping=STOPPING), toy_data(13))
+        model = AlignmentModel(VIDEO_DIM, TEXT_DIM, NUM_FRAMES, toy_config())
+        for step, loss, best in ((3, 0.5, 3), (6, 0.4, 6), (9, 0.4, 6), (12, 0.6, 6)):
+            assert not stopping.should_stop
+            stopping.add(step, 1.0, loss, model)
+            assert stopping.best_step == best
+        assert stopping.should_stop
 
 
 class TestBadInput:

@@ -125,6 +125,9 @@ def test_bad_input_is_refused() -> None:
         train_video_encoder(encoder(), config(), good, PREPROCESSING, keep_fraction=0.0)
     with pytest.raises(ConfigError, match="no multiple of tubelet_size=2"):
         train_video_encoder(encoder(tubelet_size=2), config(), data(num_frames=3), PREPROCESSING)
+    for changes in ({"captions_per_clip": 2}, {"optim": OptimConfig(num_steps=4, global_batch_size=4, ema_decay=0.9)}):
+        with pytest.raises(ConfigError, match="training a video encoder does not read"):
+            train_video_encoder(encoder(), config().model_copy(update=changes), good, PREPROCESSING)
     broken = encoder()
     with torch.no_grad():
         broken.embed.weight.fill_(float("nan"))

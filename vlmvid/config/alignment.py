@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,7 @@ from vlmvid.config.augmentation import FrameAugmentConfig
 from vlmvid.config.base import Config
 from vlmvid.config.encoders import FRAME_STATE_KINDS, PoolingConfig
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
 HeadKind = Literal["linear", "mlp", "swiglu", "gated", "token", "identity"]
 AuxiliaryKind = Literal["structure", "frame_order", "masked_video", "matching", "captioning", "masked_language"]
 # What each reads of a clip are states of its frames that the pooling trains; stored features would train nothing.
@@ -73,7 +74,7 @@ class OptimConfig(Config):
     )
     lr: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=1e-2, ge=0)
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
     warmup_steps: int = Field(default=0, ge=0)
     grad_clip_norm: float | None = Field(default=1.0, gt=0, description="None = gradients are not clipped")
     ema_decay: float | None = Field(default=None, gt=0, lt=1, description="None = the last weights are the result")
@@ -204,7 +205,7 @@ class AlignConfig(Config):
     optim: OptimConfig
     early_stopping: EarlyStoppingConfig | None = None
     end_to_end: EndToEndConfig | None = Field(default=None, description="None = both encoders stay frozen")
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
     checkpoint_every: int = Field(default=100, gt=0)
 
     @model_validator(mode="after")

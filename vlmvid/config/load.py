@@ -112,6 +112,8 @@ def validation_message(error: ValidationError, model: type[BaseModel], *, source
             lines.append(f"unknown key {dotted!r}{nearest(location[-1], known)}; known here: {', '.join(known)}")
         elif problem["type"] == "missing":
             lines.append(f"missing key {dotted!r}; add it")
+        elif problem["type"] == "value_error":  # ours, which name the value themselves
+            lines.append(f"{dotted}: {problem['msg'].removeprefix('Value error, ')}")
         else:
             lines.append(f"{dotted}: {problem['msg']}; got {_short(problem['input'])}")
     return f"{source}: " + "\n  ".join(lines)

@@ -97,6 +97,11 @@ class ProbeRecipe(Config):
                 f"a probe measures what a linear map aligns; got video_head {self.align.video_head.kind!r} and "
                 f"text_head {self.align.text_head.kind!r}; leave both out"
             )
+        for name in ("end_to_end", "auxiliary"):
+            if getattr(self.align, name):
+                raise ValueError(
+                    f"a probe measures frozen features by the contrastive loss alone; got align.{name}; leave it out"
+                )
         if self.align.pooling.kind != "frame_mean":
             raise ValueError(
                 f"a probe reads the mean of the frames, as its other measures do; got pooling "

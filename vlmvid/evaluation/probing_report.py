@@ -93,6 +93,7 @@ def probe_report(result: ProbeResult) -> str:
         if not points:
             continue
         lines += [f"## {modality.capitalize()} encoders", "", *_table(_encoder_rows(points)), ""]
+        lines += [*_chance_words(result), ""]
         lines += [f"## R@10 and other measures over {len(points)} {modality} encoders", ""]
         if len(points) < FEWEST:
             lines += [f"No correlation is given: it needs at least {FEWEST} encoders, and there are {len(points)}.", ""]
@@ -110,6 +111,17 @@ def probe_report(result: ProbeResult) -> str:
         if words:
             lines += [f"## {title}", "", *(f"- {' '.join(text.split())}" for text in words), ""]
     return "\n".join(lines)
+
+
+def _chance_words(result: ProbeResult) -> list[str]:
+    """What guessing reaches, and of how many samples the figures are."""
+    known = {metric.name: metric for pair in result.pairs for metric in pair.metrics}
+    recall, chance = known.get(RECALL), known.get(f"{RECALL}/chance")
+    if recall is None or chance is None:
+        return []
+    return [
+        f"R@10 is of {recall.num_samples} queries per seed, texts and clips together; chance is {chance.value:.1%}."
+    ]
 
 
 def _encoder_rows(points: Sequence[Point]) -> list[list[str]]:
@@ -178,11 +190,11 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def write_figures(result: ProbeResult, folder: Path) -> list[Path]:
-    """Write ``matrix.png`` and a scatter per modality with at least two points; returns the paths."""
+    """Write ``matrix.png`` and a scatter per modality with enough points for a correlation; returns the paths."""
     paths = [_matrix_figure(result, folder / "matrix.png")] if result.pairs else []
     for modality in MODALITIES:
         points = result.points.get(modality, ())
-        if len(points) > 1:
+        if len(points) >= FEWEST:
             paths.append(_scatter_figure(result, modality, points, folder / f"scatter_{modality}.png"))
     return paths
 

@@ -175,14 +175,22 @@ def limit_threads(num_threads: int | None) -> None:
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """Draw from a generator seeded with `seed` inside the block; restore the caller's state after it.
 
-    The CPU generator, and that of `device` where it is a CUDA device, are the ones seeded. Blocks of several threads
-    run one after another, so that each draws what it would draw alone; a thread that draws outside such a block is
-    not held back.
+    The CPU generator, and that of `device` where it is a GPU (CUDA, MPS), are the ones seeded. Blocks of several
+    threads run one after another, so that each draws what it would draw alone; a thread that draws outside such a
+    block is not held back.
     """
     cuda = device is not None and device.type == "cuda"
+    mps = device is not None and device.type == "mps"
     with _GENERATORS, torch.random.fork_rng(devices=[device] if cuda else []):
+        before = torch.mps.get_rng_state() if mps else None
         torch.default_generator.manual_seed(seed)
         if cuda:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
-        yield
+        if mps:
+            torch.mps.manual_seed(seed)
+        try:
+            yield
+        finally:
+            if before is not None:
+                torch.mps.set_rng_state(before)

@@ -3,7 +3,7 @@
 Light until a stage runs: torch, MLflow and the video readers are imported where they are used.
 """
 
-from vlmvid.pipeline.preflight import preflight
+from vlmvid.pipeline.preflight import check_training_clips, preflight
 from vlmvid.pipeline.request import RunRequest, ShardJob, ShardReport, make_request
 from vlmvid.pipeline.runners import RunnerChoice, runner_choice
 from vlmvid.pipeline.session import StageTicket, join_run, pipeline_run, stage_run, stage_ticket
@@ -22,6 +22,7 @@ __all__ = [
     "join_run",
     "make_request",
     "pipeline_run",
+    "check_training_clips",
     "preflight",
     "runner_choice",
     "stage_run",

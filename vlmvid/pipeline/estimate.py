@@ -208,7 +208,7 @@ def align_resources(recipe: Recipe, data: ExpectedData | None, models: Models, g
         )
         memory += round(sum(size for size in stored if size <= HELD_BYTES))
         epochs = config.optim.num_steps * config.optim.global_batch_size / data.num_clips
-        notes.append(f"{epochs:.3g} passes over the clips")
+        notes.append(f"{epochs:.3g} passes over the clips of all splits")
     left_out = [
         name
         for name, used in (
@@ -220,11 +220,13 @@ def align_resources(recipe: Recipe, data: ExpectedData | None, models: Models, g
     ]
     if left_out:
         notes.append(f"without {', '.join(left_out)}")
+    # Where the encoders learn, their passes are most of the work, and none of it is in these figures.
+    knows_all = config.end_to_end is None
     return StageResources(
         name="align",
         disk_bytes=4 * num_params * (1 + 2 * (1 + state)),
-        gpu_hours=config.optim.num_steps * seconds / 3600,
-        memory_bytes=memory,
+        gpu_hours=config.optim.num_steps * seconds / 3600 if knows_all else None,
+        memory_bytes=memory if knows_all else None,
         notes=tuple(notes),
     )
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
+from vlmvid.errors import ConfigError
 from vlmvid.evaluation.tasks import TASKS
 from vlmvid.pipeline import end_to_end
-from vlmvid.pipeline.context import open_context
+from vlmvid.pipeline.context import RunContext, open_context
 from vlmvid.pipeline.encode import vision_backbone
 from vlmvid.pipeline.filter import check_model
+from vlmvid.pipeline.ingest import read_clips
 from vlmvid.pipeline.plan import plan
 from vlmvid.pipeline.request import RunRequest
 from vlmvid.pipeline.texts import text_encoder
+
+if TYPE_CHECKING:
+    from vlmvid.models.backbones.base import FrozenBackbone
+    from vlmvid.models.text import TextEncoder
 
 logger = logging.getLogger(__name__)
 
@@ -20,8 +27,9 @@ def preflight(request: RunRequest) -> None:
     """Raise ConfigError for what can be known to fail before any video is opened.
 
     Rules of curation (by the plan), names of tasks, the device, a model that filters with other features than
-    the recipe's, encoders that are to learn and take no adapters, and, when something is to be encoded, that the
-    backbone and the text encoder load and give the features that are asked for.
+    the recipe's, encoders that are to learn and take no adapters, negatives in an order that the pooling cannot see,
+    and, when something is to be encoded, that the backbone and the text encoder load and give the features that are
+    asked for, of a width that the heads take.
     """
     request = request.model_copy(update={"verify": False})  # the run itself will hash everything again
     context = open_context(request)
@@ -32,10 +40,64 @@ def preflight(request: RunRequest) -> None:
         for name in context.recipe.evaluate.tasks:
             TASKS.get(name)
     if stages["encode"] == "run":
-        vision_backbone(context)
-        text_encoder(context)
+        _check_widths(context, vision_backbone(context), text_encoder(context))
     if stages.get("align") == "run":
+        _check_order(context)
         end_to_end.check(context)
     if stages.get("filter") == "run":
         check_model(context)
     logger.debug("preflight of %s on %s: in order", context.recipe.name, resolved)
+
+
+def check_training_clips(request: RunRequest) -> None:
+    """Raise ConfigError when ingest found too little for the alignment that the recipe asks for.
+
+    Fewer captioned clips of split ``train`` than a batch, none of ``val`` to stop early by, or no counterfactual
+    captions. What later stages lose is not known yet; they look again.
+    """
+    context = open_context(request)
+    align = context.recipe.align
+    if align is None:
+        return
+    clips = [clip for clip in read_clips(context) if clip.captions]
+    train = [clip for clip in clips if clip.split == "train"]
+    if len(train) < align.optim.global_batch_size:
+        raise ConfigError(
+            f"align.optim.global_batch_size={align.optim.global_batch_size}, but dataset {context.recipe.data.name!r} "
+            f"has {len(train)} captioned clips in split 'train'; lower it to at most that, or give more clips"
+        )
+    if align.early_stopping is not None and not any(clip.split == "val" for clip in clips):
+        raise ConfigError(
+            f"align.early_stopping looks at the split 'val', and dataset {context.recipe.data.name!r} has no captioned "
+            "clips in it; give it some (data.options: num_val or val_fraction, where it has them) or leave it out"
+        )
+    if align.hard_negatives.captions and not any(clip.counterfactual_captions for clip in train):
+        raise ConfigError(
+            f"align.hard_negatives.captions={align.hard_negatives.captions}, but no clip of dataset "
+            f"{context.recipe.data.name!r} has counterfactual_captions; add them or set it to 0"
+        )
+
+
+def _check_widths(context: RunContext, vision: FrozenBackbone, text: TextEncoder) -> None:
+    """An identity head needs the projection as wide as the features."""
+    from vlmvid.models.heads import build_head
+
+    align = context.recipe.align
+    if align is None:
+        return
+    video_dim = vision.token_dim if align.pooling.reads == "tokens" else vision.feature_dim
+    for name, head, width in (
+        ("video_head", align.video_head, video_dim),
+        ("text_head", align.text_head, text.embed_dim),
+    ):
+        if head.kind == "identity":
+            build_head(head, width, align.projection_dim, name=name)
+
+
+def _check_order(context: RunContext) -> None:
+    from vlmvid.training.batches import check_order_is_seen
+
+    assert context.recipe.align is not None  # the stage exists only with its section
+    negatives = context.recipe.align.hard_negatives
+    if negatives.reversed_clips or negatives.shuffled_clips:
+        check_order_is_seen(context.recipe.align.pooling.kind, context.recipe.decode.sampling.num_frames)

@@ -94,7 +94,7 @@ def run_probe(recipe: str | Path, overrides: Sequence[str] = (), *, home: str | 
         ref = store.ref(STAGE, parts.key)
         with tracker.stage(STAGE, parts.key, cached=ref is not None) as stage_run:
             if ref is None:
-                ref = _publish(run, parts)
+                ref = _publish(run)
                 _track(stage_run, store.open_artifact(STAGE, ref.key))
     except Exception:
         tracker.finish("FAILED")
@@ -256,8 +256,10 @@ def _features(run: _Run, request: RunRequest) -> _Features:
     return _Features(clips, video, text_features(context, [c.captions[0] for c in clips]))
 
 
-def _publish(run: _Run, parts: KeyParts) -> ArtifactRef:
+def _publish(run: _Run) -> ArtifactRef:
     result = _measure(run)
+    # Only now, because measuring can fail too: what failed is part of the key, so that the next run tries it again.
+    parts = _key_parts(run)
 
     def write(folder: Path) -> None:
         write_json(folder / PROBE_FILE, result.to_json())

@@ -93,4 +93,5 @@ def check_tracking(tracking: TrackingConfig, store: Store) -> None:
 
 def recipe_json(recipe: Recipe) -> dict[str, object]:
     """The recipe as the mapping that `load_recipe` reads back."""
-    return recipe.model_dump(mode="json", by_alias=True, exclude_none=True)
+    # With its nulls: where a field's default is not null, a null says something.
+    return recipe.model_dump(mode="json", by_alias=True)

@@ -27,7 +27,7 @@ from vlmvid.models.alignment import AlignmentModel
 from vlmvid.models.pooling import check_reads
 from vlmvid.models.runtime import resolve_device
 from vlmvid.training.alignment_step import AlignmentTrainer
-from vlmvid.training.batches import Batch, BatchPlanner, BatchReader, batch_at, captions_at
+from vlmvid.training.batches import Batch, BatchPlan, BatchPlanner, BatchReader, batch_at, captions_at
 from vlmvid.training.checkpoint import TrainingState, latest_checkpoint, restore_checkpoint, save_checkpoint
 from vlmvid.training.data import (
     AlignmentData,
@@ -89,7 +89,8 @@ def train_alignment(
     planner = BatchPlanner(config, data)
     stopping = EarlyStopping(config, validation)
     _check_channels(data)
-    run = _Run(data, AlignmentTrainer(config, data, target), stopping, work_dir, _identity(config, data, validation))
+    identity = _identity(config, data, validation)
+    run = _Run(data, planner, AlignmentTrainer(config, data, target), stopping, work_dir, identity)
     first_step = run.resume()
     if first_step < config.optim.num_steps and not stopping.should_stop:
         plans = (planner.at(step).share(rank(), num_ranks()) for step in range(first_step, config.optim.num_steps))
@@ -103,6 +104,7 @@ def train_alignment(
 @dataclass(frozen=True)
 class _Run:
     data: AlignmentData
+    planner: BatchPlanner
     trainer: AlignmentTrainer
     stopping: EarlyStopping
     work_dir: Path
@@ -134,16 +136,16 @@ class _Run:
         return step
 
     def train(self, batches: Iterable[Batch], first_step: int, on_step: OnStep, on_checkpoint: OnCheckpoint) -> None:
-        config, trainer, stopping = self.trainer.config, self.trainer, self.stopping
+        config, trainer, stopping, planner = self.trainer.config, self.trainer, self.stopping, self.planner
         num_steps, last_saved = config.optim.num_steps, first_step
         for done, batch in enumerate(batches, start=first_step + 1):
             try:
                 report = trainer.update(done - 1, batch)
             except StageError as error:
-                raise self._diverged(error, batch, last_saved) from error
+                raise self._diverged(error, planner.at(done - 1), last_saved) from error
             if stopping.is_due(done, num_steps):
-                value = from_first(stopping.look(trainer.result) if rank() == 0 else 0.0)
-                stopping.add(done, value, trainer.result)
+                value, loss = from_first(stopping.look(trainer.result) if rank() == 0 else (0.0, 0.0))
+                stopping.add(done, value, loss, trainer.result)
                 report[stopping.name] = value
             # Reported before it is saved: a kill in between then repeats a report instead of losing it.
             if rank() == 0:
@@ -157,9 +159,11 @@ class _Run:
             if is_last:
                 return
 
-    def _diverged(self, error: StageError, batch: Batch, last_saved: int) -> StageError | DatasetError:
-        """What to raise for an update that was not finite: the features' fault where they are not finite themselves."""
-        plan = batch.plan
+    def _diverged(self, error: StageError, plan: BatchPlan, last_saved: int) -> StageError | DatasetError:
+        """What to raise for an update that was not finite: the features' fault where they are not finite themselves.
+
+        `plan` is that of all processes, so that each of them says the same.
+        """
         refuse_not_finite(self.data, plan.clips, plan.texts)
         kept = f"the checkpoint of step {last_saved} in {self.work_dir} is good" if last_saved else "there is none yet"
         return StageError(f"{error}. The batch held {self.data.names(plan.clips.tolist())}; last checkpoint: {kept}")
@@ -177,8 +181,12 @@ def _check_channels(data: AlignmentData) -> None:
 
 
 def _identity(config: AlignConfig, data: AlignmentData, validation: AlignmentData | None) -> dict[str, Any]:
-    """What the training is of. How often state is saved changes nothing about the state, so it is left out."""
+    """What the training is of. How often state is saved changes nothing about the state, so it is left out.
+
+    Dropout and objectives draw in each process for itself, so another number of processes is another training.
+    """
     return {
+        "num_processes": num_ranks(),
         "config": config.model_dump(mode="json", exclude={"checkpoint_every"}),
         "data": _identity_of(data),
         "validation": _identity_of(validation) if validation is not None and config.early_stopping else None,

@@ -22,6 +22,7 @@ _EPOCH_STREAM, _CAPTION_STREAM, DROPOUT_STREAM = 0, 1, 2
 _NEGATIVE_CAPTION_STREAM, _REVERSED_STREAM, _SHUFFLED_STREAM, OBJECTIVE_STREAM = 5, 6, 7, 8
 # One batch is trained on, one waits, and one is kept free for copies to a GPU.
 _NUM_BUFFERS = 3
+_FEW_PAIRS = 256  # clips that are compared in full at a time
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,13 @@ class Ragged:
         distinct = [tuple(dict.fromkeys(numbers)) for numbers in lists]
         starts = np.concatenate([[0], np.cumsum([len(numbers) for numbers in distinct], dtype=np.int64)])
         return cls(starts.astype(np.int64), np.array([n for numbers in distinct for n in numbers], dtype=np.int64))
+
+    def of_rows(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The numbers of these lists, one list after the other."""
+        lengths = self.starts[rows + 1] - self.starts[rows]
+        places = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+        found: NDArray[np.int64] = self.numbers[np.repeat(self.starts[rows], lengths) + places]
+        return found
 
     def draw(
         self, rows: NDArray[np.int64], most: int, rng: np.random.Generator
@@ -170,7 +178,7 @@ class BatchPlanner:
                 "counterfactual_captions to the dataset or set it to 0"
             )
         if negatives.reversed_clips or negatives.shuffled_clips:
-            self._check_order_is_seen(config)
+            check_order_is_seen(config.pooling.kind, self._num_frames)
 
     def at(self, step: int) -> BatchPlan:
         """The plan of update number `step`, counted from 0."""
@@ -185,7 +193,7 @@ class BatchPlanner:
             rng = np.random.default_rng([_NEGATIVE_CAPTION_STREAM, seed, step])
             false_texts, false_owners = self._counterfactuals.draw(clips, negatives.captions, rng)
             # What is false of one clip may be true of another in the batch, e.g. of the other of a temporal pair.
-            is_false = ~np.isin(false_texts, texts)
+            is_false = ~np.isin(false_texts, self._captions.of_rows(clips))
             texts = np.concatenate([texts, false_texts[is_false]])
             owners = np.concatenate([owners, false_owners[is_false]])
         shuffled, orders = self._shuffled(len(clips), np.random.default_rng([_SHUFFLED_STREAM, seed, step]))
@@ -209,17 +217,19 @@ class BatchPlanner:
         orders[unchanged] = np.roll(orders[unchanged], 1, axis=1)
         return chosen, orders
 
-    def _check_order_is_seen(self, config: AlignConfig) -> None:
-        if self._num_frames == 1:
-            raise ConfigError(
-                "hard_negatives.reversed_clips and shuffled_clips need clips of more than one frame; set them to 0"
-            )
-        if POOLINGS.get(config.pooling.kind).is_order_blind:
-            seeing = [name for name in POOLINGS if not POOLINGS.get(name).is_order_blind]
-            raise ConfigError(
-                f"hard_negatives.reversed_clips and shuffled_clips need a pooling that sees the order of frames, and "
-                f"{config.pooling.kind} does not: a clip would be its own negative; use one of {', '.join(seeing)}"
-            )
+
+def check_order_is_seen(pooling: str, num_frames: int) -> None:
+    """Raise ConfigError where a clip shown in another order would be its own negative."""
+    if num_frames == 1:
+        raise ConfigError(
+            "hard_negatives.reversed_clips and shuffled_clips need clips of more than one frame; set them to 0"
+        )
+    if POOLINGS.get(pooling).is_order_blind:
+        seeing = [name for name in POOLINGS if not POOLINGS.get(name).is_order_blind]
+        raise ConfigError(
+            f"hard_negatives.reversed_clips and shuffled_clips need a pooling that sees the order of frames, and "
+            f"{pooling} does not: a clip would be its own negative; use one of {', '.join(seeing)}"
+        )
 
 
 def _some(num_clips: int, share: float, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -234,8 +244,8 @@ class Batch:
     """A plan and its features, in their own dtype on the device.
 
     Attributes:
-        video: (N + R + S, T, ...), the clips, then those shown backwards, then those in another order. A clip that
-            is the same in that order is left out of the latter two: it would be its own negative.
+        video: (N + R + S, T, ...), the clips, then those shown backwards, then those in another order. One that is
+            then equal to a clip of the batch, itself or another, is left out: it would be a negative of the truth.
         text: (M, Dt).
         video_of_text: int64 (M,) as the losses take it; None where text i is that of clip i and nothing else is there.
         caption_ids: int64 (N, L), the words of the first caption of every clip; None where the data has none.
@@ -286,10 +296,27 @@ class BatchReader:
                 rows = torch.from_numpy(positions).to(self._device)
                 order = torch.from_numpy(np.ascontiguousarray(orders)).to(self._device)
                 changed = video[rows[:, None], order]
-                extra.append(changed[(changed != video[rows]).flatten(1).any(dim=1)])
+                extra.append(changed[~_equals_any(changed, video)])
         return extra
 
     def batches(self, plans: Iterator[BatchPlan]) -> Iterator[Batch]:
         """The batch of every plan, in order."""
         for plan in plans:
             yield self.read(plan)
+
+
+def _equals_any(changed: Tensor, clips: Tensor) -> Tensor:
+    """Which rows of `changed` (R, ...) are equal to a row of `clips` (N, ...): bool (R,)."""
+    changed, clips = changed.flatten(1), clips.flatten(1)
+    found = torch.zeros(len(changed), dtype=torch.bool, device=clips.device)
+    rows, others = (changed[:, :1] == clips[:, 0]).nonzero(as_tuple=True)
+    # Column by column while many pairs are left, because the pairs in full would not fit into memory.
+    for column in range(1, changed.shape[1]):
+        if len(rows) <= _FEW_PAIRS:
+            break
+        same = changed[rows, column] == clips[others, column]
+        rows, others = rows[same], others[same]
+    for start in range(0, len(rows), _FEW_PAIRS):
+        some, some_others = rows[start : start + _FEW_PAIRS], others[start : start + _FEW_PAIRS]
+        found[some[(changed[some] == clips[some_others]).all(dim=1)]] = True
+    return found

@@ -29,6 +29,10 @@ class Lion(torch.optim.Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+        # At once, so that a checkpoint is whole even when a loss scaler has left out every step so far.
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                self.state[parameter]["exp_avg"] = torch.zeros_like(parameter)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -42,9 +46,6 @@ class Lion(torch.optim.Optimizer):
             if not params:
                 continue
             grads = [parameter.grad for parameter in params]
-            for parameter in params:
-                if not self.state[parameter]:
-                    self.state[parameter]["exp_avg"] = torch.zeros_like(parameter)
             momenta = [self.state[parameter]["exp_avg"] for parameter in params]
             lr, (beta1, beta2) = group["lr"], group["betas"]
             updates = torch._foreach_lerp(momenta, grads, 1 - beta1)

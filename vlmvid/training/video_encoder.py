@@ -17,7 +17,7 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from vlmvid.config.alignment import AlignConfig
+from vlmvid.config.alignment import AlignConfig, OptimConfig
 from vlmvid.errors import ConfigError, DatasetError
 from vlmvid.models.alignment import AlignmentModel
 from vlmvid.models.backbones.base import Preprocessing
@@ -160,11 +160,11 @@ def train_video_encoder(
         the same bytes on the same machine and thread count.
 
     Raises:
-        ConfigError: frames that fill no tubelets, another frame size than the encoder's, or a share out of range.
+        ConfigError: frames that do not fit the encoder, a share out of range, or options that are not known here.
         DatasetError: text features that are not finite.
         StageError: loss or gradient stops being finite.
     """
-    _check_shares(keep_fraction, grid_size)
+    _check_arguments(config, keep_fraction, grid_size)
     target = resolve_device(device)
     num_frames, text_dim = data.clips.shape[1], data.text_features.shape[1]
     sizes = {"text_dim": text_dim, "num_frames": num_frames, "grid_size": grid_size}
@@ -188,6 +188,20 @@ def train_video_encoder(
         if on_step is not None:
             on_step(step + 1, float(losses[step]))
     return model.eval(), losses
+
+
+def _check_arguments(config: AlignConfig, keep_fraction: float, grid_size: int) -> None:
+    """Refuse options of alignment that this training does not know, and shares that cannot be."""
+    _check_shares(keep_fraction, grid_size)
+    plain = AlignConfig(optim=OptimConfig(num_steps=1, global_batch_size=2))
+    for name in ("captions_per_clip", "hard_negatives", "auxiliary", "early_stopping", "end_to_end"):
+        if getattr(config, name) != getattr(plain, name):
+            raise ConfigError(f"training a video encoder does not read {name}={getattr(config, name)!r}; leave it out")
+    for name in ("optimizer", "micro_batch_size", "ema_decay", "precision"):
+        if getattr(config.optim, name) != getattr(plain.optim, name):
+            raise ConfigError(
+                f"training a video encoder does not read optim.{name}={getattr(config.optim, name)!r}; leave it out"
+            )
 
 
 def _check_shares(keep_fraction: float, grid_size: int) -> None:
