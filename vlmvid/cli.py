@@ -175,8 +175,9 @@ def _plan(arguments: argparse.Namespace) -> int:
 
 def _stage(arguments: argparse.Namespace) -> int:
     from vlmvid.pipeline import STAGES
+    from vlmvid.pipeline.align import help_first_process
     from vlmvid.pipeline.session import pipeline_run
-    from vlmvid.pipeline.torchrun import help_first_process, is_helper
+    from vlmvid.pipeline.torchrun import is_helper
 
     request = _request(arguments)
     if is_helper():

@@ -19,8 +19,9 @@ from tests.unit.pipeline_fixtures import NO_TRACKING, published, request_for, ru
 from tests.unit.training_fixtures import NUM_CLIPS, toy_config, toy_data
 from vlmvid.errors import ConfigError
 from vlmvid.models.alignment import AlignmentModel, load_alignment
+from vlmvid.pipeline.align import help_first_process
 from vlmvid.pipeline.request import RunRequest
-from vlmvid.pipeline.torchrun import help_first_process, is_helper
+from vlmvid.pipeline.torchrun import is_helper
 from vlmvid.training.align import AlignmentData, train_alignment
 
 ROOT = Path(__file__).parents[2]

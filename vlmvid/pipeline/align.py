@@ -62,6 +62,13 @@ def confirm(request: RunRequest, ref: ArtifactRef) -> ArtifactRef:
     return ref
 
 
+def help_first_process(stage: str, request: RunRequest) -> ArtifactRef:
+    """Take part in a stage that the first process runs; raises ConfigError for one that is not made for several."""
+    if stage != STAGE:
+        raise ConfigError(f"torchrun has started several processes, and stage {stage!r} runs in one; use it for align")
+    return help_first(request)
+
+
 def help_first(request: RunRequest) -> ArtifactRef:
     """What the other processes of torchrun do: train along, write nothing, return the first one's result.
 

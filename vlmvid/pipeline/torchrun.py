@@ -8,10 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from vlmvid.artifacts import ArtifactRef
-from vlmvid.errors import ConfigError
 from vlmvid.pipeline.context import RunContext
-from vlmvid.pipeline.request import RunRequest
 
 Value = TypeVar("Value")
 
@@ -24,15 +21,6 @@ def is_torchrun() -> bool:
 def is_helper() -> bool:
     """Whether this process is not the first of them."""
     return is_torchrun() and int(os.environ["RANK"]) > 0
-
-
-def help_first_process(stage: str, request: RunRequest) -> ArtifactRef:
-    """Take part in a stage that the first process runs; raises ConfigError for one that is not made for several."""
-    if stage != "align":
-        raise ConfigError(f"torchrun has started several processes, and stage {stage!r} runs in one; use it for align")
-    from vlmvid.pipeline.align import help_first
-
-    return help_first(request)
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from vlmvid.config.alignment import AlignConfig, EarlyStoppingConfig
 from vlmvid.errors import ConfigError, DatasetError
-from vlmvid.losses import info_nce, sigmoid_loss
 from vlmvid.metrics import ranks, recall_at_k
 from vlmvid.models.alignment import AlignmentModel
 from vlmvid.models.embedding import CLIPS_PER_BATCH
 from vlmvid.models.runtime import Precision, autocast
 from vlmvid.training.data import AlignmentData, Features, as_tensor, take_rows
+from vlmvid.training.update import contrastive_loss
 
 K = 10
 
@@ -130,7 +130,8 @@ def measure(model: AlignmentModel, data: AlignmentData, precision: Precision = "
     with torch.inference_mode():
         video = _embeds(model, data.video_features, np.arange(len(data)), precision)
         text = _embeds(model, data.text_features, np.array(captions), precision)
-        loss = _loss(model, video, text, torch.from_numpy(owners).to(video.device))
+        # The first process looks alone; the others wait for what it saw.
+        loss = float(contrastive_loss(model, video, text, torch.from_numpy(owners).to(video.device), alone=True))
         similarity = (text @ video.T).float().cpu().numpy()
     if not np.isfinite(similarity).all():
         return {"mean_recall_at_10": float("nan"), "loss": float("nan")}
@@ -148,20 +149,3 @@ def _embeds(model: AlignmentModel, features: Features, rows: NDArray[np.int64], 
         with autocast(device, precision):
             parts.append(embed(values))
     return torch.cat(parts)
-
-
-def _loss(model: AlignmentModel, video: Tensor, text: Tensor, owners: Tensor) -> float:
-    config, scale = model.config, model.logit_scale
-    if config.loss == "info_nce":
-        loss = info_nce(video, text, logit_scale=scale, tile_size=config.tile_size, video_of_text=owners)
-    else:
-        loss = sigmoid_loss(
-            video,
-            text,
-            logit_scale=scale,
-            logit_bias=model.logit_bias,
-            reduction=config.reduction,
-            tile_size=config.tile_size,
-            video_of_text=owners,
-        )
-    return float(loss)

@@ -20,16 +20,25 @@ from vlmvid.training.optim import lr_at, set_lr
 
 
 def contrastive_loss(
-    heads: AlignmentModel, video_embeds: Tensor, text_embeds: Tensor, video_of_text: Tensor | None = None
+    heads: AlignmentModel,
+    video_embeds: Tensor,
+    text_embeds: Tensor,
+    video_of_text: Tensor | None = None,
+    *,
+    alone: bool = False,
 ) -> Tensor:
-    """The loss that `heads.config` names, over the rows of all processes; arguments as in `vlmvid.losses`."""
+    """The loss that `heads.config` names, over the rows of all processes; arguments as in `vlmvid.losses`.
+
+    `alone`: of this process's rows, while the others do something else.
+    """
     config, scale = heads.config, heads.logit_scale
+    alone = alone or num_ranks() == 1
     if config.loss == "info_nce":
-        nce = info_nce if num_ranks() == 1 else ring_info_nce
+        nce = info_nce if alone else ring_info_nce
         return nce(
             video_embeds, text_embeds, logit_scale=scale, tile_size=config.tile_size, video_of_text=video_of_text
         )
-    sigmoid = sigmoid_loss if num_ranks() == 1 else ring_sigmoid_loss
+    sigmoid = sigmoid_loss if alone else ring_sigmoid_loss
     return sigmoid(
         video_embeds,
         text_embeds,
