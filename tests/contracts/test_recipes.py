@@ -80,6 +80,7 @@ def test_the_page_names_files_that_exist() -> None:
         assert f"`{path.stem}`" in TEXT
 
 
+@pytest.mark.long
 def test_the_base_recipe_runs_with_small_encoders_and_takes_the_disk_that_plan_says(tmp_path: Path, home: Path) -> None:
     files: dict[str, bytes] = {}
     for i in range(120):

@@ -110,7 +110,7 @@ def start(num_ranks: int, arguments: list[str], log: Path, **more: str) -> list[
             process.wait()
 
 
-@pytest.mark.parametrize("num_ranks", [2, 3])
+@pytest.mark.parametrize("num_ranks", [pytest.param(2, marks=pytest.mark.long), 3])
 def test_several_processes_end_in_the_weights_of_one(num_ranks: int, tmp_path: Path) -> None:
     codes = start(num_ranks, ["-c", WORKER, str(tmp_path)], tmp_path / "log")
     assert codes == [0] * num_ranks, (tmp_path / "log.0").read_text()[-3000:]
