@@ -6,6 +6,7 @@ from vlmvid.metrics.clusters import normalised_mutual_information, silhouette
 from vlmvid.metrics.correlation import correlation_result, has_high_leverage, leverage, pearson, spearman
 from vlmvid.metrics.hallucination import YesNoScores, f1_result, yes_no_scores
 from vlmvid.metrics.neighbours import knn_predictions, mutual_knn, normalised_rows
+from vlmvid.metrics.rates import PairedComparison, mcnemar_p, paired_comparison, rate_result
 from vlmvid.metrics.retrieval import count_ties, mean_rank, median_rank, random_hit_probability, ranks, recall_at_k
 from vlmvid.metrics.stats import (
     bootstrap_interval,
@@ -23,6 +24,7 @@ from vlmvid.metrics.vqa import accuracy_by_group, choice_accuracy, choice_correc
 
 __all__ = [
     "GroupGap",
+    "PairedComparison",
     "YesNoScores",
     "accuracy_by_group",
     "bootstrap_interval",
@@ -42,6 +44,7 @@ __all__ = [
     "leverage",
     "linear_cka",
     "max_skew_at_k",
+    "mcnemar_p",
     "mean_rank",
     "mean_result",
     "median_rank",
@@ -50,11 +53,13 @@ __all__ = [
     "newcombe_interval",
     "normalised_mutual_information",
     "normalised_rows",
+    "paired_comparison",
     "pearson",
     "proportion_interval",
     "random_hit_probability",
     "rank_order",
     "ranks",
+    "rate_result",
     "recall_at_k",
     "silhouette",
     "skew_at_k",

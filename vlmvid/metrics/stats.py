@@ -314,9 +314,11 @@ def _bootstrap_means(
     sums = np.bincount(codes, weights=samples, minlength=num_clusters)
     sizes = np.bincount(codes, minlength=num_clusters)
     replicates = np.empty(num_bootstrap)
+    even = bool((sizes == sizes[0]).all())
     for index in range(num_bootstrap):
         drawn = rng.integers(0, num_clusters, num_clusters)
-        replicates[index] = sums[drawn].sum() / sizes[drawn].sum()
+        total = len(samples) if even else sizes[drawn].sum()
+        replicates[index] = sums[drawn].sum() / total
     return replicates
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -51,6 +52,7 @@ def process_group(device: str) -> Iterator[str]:
         yield str(target)
     finally:
         dist.destroy_process_group()
+        gc.collect()  # a group that a traceback still holds has threads, which must not outlive the interpreter
 
 
 def wait_for_all() -> None:

@@ -1,0 +1,1 @@
+"""Who is ranked, named and associated how."""

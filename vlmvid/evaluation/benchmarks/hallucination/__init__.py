@@ -1,0 +1,1 @@
+"""What models say is there and is not."""

@@ -1,0 +1,1 @@
+"""Questions about videos and pictures, open and with options."""

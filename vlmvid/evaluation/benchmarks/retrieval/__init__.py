@@ -1,0 +1,1 @@
+"""Text-video and text-image retrieval."""

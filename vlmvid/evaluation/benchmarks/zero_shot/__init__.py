@@ -1,0 +1,1 @@
+"""Classes, masks and moments named by text alone."""

@@ -1,0 +1,295 @@
+"""Items and predictions to a result: parse, score, aggregate, with baselines beside every number.
+
+An aggregate has these metrics, the main one first:
+
+- ``accuracy`` (or the benchmark's own name): the mean over all items; unparsed and missing ones count 0.
+- ``accuracy/parsed``: over the parsed answers only; ``accuracy/chance``: guessing among the choices, with its range.
+- ``accuracy/constant``: the best of the constant answers, scored as the model is; ``accuracy/majority``: always the
+  most frequent answer of the items; ``accuracy/blind``: the predictions made without the video.
+- ``accuracy_GROUP_VALUE`` for each group and value, ``UNIT_accuracy`` for each unit: all its items right.
+- ``n_total``, ``n_scored``, ``n_parsed``, ``ties``.
+
+Where missing predictions are skipped every name ends in ``[missing=skip]``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmvid.errors import EvaluationError
+from vlmvid.evaluation.answers.base import Parser
+from vlmvid.evaluation.base import Sample, TaskResult, metric_slug
+from vlmvid.evaluation.scoring.base import Item, ScoreSettings
+from vlmvid.evaluation.scoring.predictions import Predictions
+from vlmvid.metrics import chance_result, rate_result
+from vlmvid.types import MetricResult
+
+Score = Callable[[Any, Item], float]
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One item with what became of its prediction; `score` is 0 unless `status` is ``parsed``."""
+
+    item: Item
+    status: str  # parsed | unparsed | missing
+    raw: Any = None
+    parsed: Any = None
+    score: float = 0.0
+    tied: bool = False
+
+
+@dataclass(frozen=True)
+class AnswerScorer:
+    """The principled scorer of benchmarks whose items are answered one by one; it is called as a `Scorer`.
+
+    Attributes:
+        benchmark: name of the benchmark.
+        parser: response -> answer.
+        score: (answer, item) -> a number, in [0, 1] unless `is_rate` is False.
+        about: the protocol in a clause: what is compared, and how.
+        metric: name of the main metric.
+        is_rate: whether scores lie in [0, 1]; intervals are those of rates then.
+        higher_is_better: False for errors.
+        constants: the responses of constant models, e.g. ``("yes", "no")``; a function of the items where they depend
+            on them. Empty = no such baseline.
+        answer_text: an item's answer as the response that would be right, for the majority baseline; None = no such
+            baseline.
+        chance: an item's expected score under guessing; None = no such baseline.
+        ties: (raw, item) -> whether the best answer is tied with another; only scored choices can be.
+        macro: names of groups whose unweighted mean is reported too, as ``accuracy_GROUP_macro``.
+    """
+
+    benchmark: str
+    parser: Parser
+    score: Score
+    about: str
+    metric: str = "accuracy"
+    is_rate: bool = True
+    higher_is_better: bool = True
+    constants: Callable[[Sequence[Item]], Sequence[Any]] | Sequence[Any] = ()
+    answer_text: Callable[[Item], Any] | None = None
+    chance: Callable[[Item], float] | None = None
+    ties: Callable[[Any, Item], bool] | None = None
+    macro: tuple[str, ...] = ()
+
+    def __call__(self, items: Sequence[Item], predictions: Predictions, settings: ScoreSettings) -> TaskResult:
+        """The result, principled whatever ``settings.compat`` says."""
+        outcomes = outcomes_of(items, predictions, self.parser, self.score, self.ties)
+        counted = [o for o in outcomes if o.status != "missing"] if settings.missing == "skip" else outcomes
+        if not counted:
+            raise EvaluationError(f"{predictions.source} has no prediction for any of the {len(items)} items")
+        metrics = aggregate(self, outcomes, counted, settings)
+        metrics += self._baselines([o.item for o in counted], settings)
+        return TaskResult(
+            task=self.benchmark,
+            protocol=f"{self.about}; parser {self.parser.name}; {coverage(items, predictions, outcomes, settings)}",
+            metrics=labelled(metrics, settings),
+            samples=[sample(outcome) for outcome in outcomes],
+        )
+
+    def _baselines(self, items: Sequence[Item], settings: ScoreSettings) -> list[MetricResult]:
+        metrics = []
+        if self.chance is not None:
+            chances = [self.chance(item) for item in items]
+            metrics.append(chance_result(self.metric, chances, higher_is_better=self.higher_is_better))
+        constants = self.constants(items) if callable(self.constants) else self.constants
+        runs = [self.constant_scores(items, constant) for constant in constants]
+        if runs:
+            best = max(runs, key=np.mean) if self.higher_is_better else min(runs, key=np.mean)
+            metrics.append(self.result(f"{self.metric}/constant", best, items, settings))
+        if self.answer_text is not None:
+            majority = most_frequent([self.answer_text(item) for item in items])
+            metrics.append(
+                self.result(f"{self.metric}/majority", self.constant_scores(items, majority), items, settings)
+            )
+        if settings.blind is not None:
+            blind = outcomes_of(items, settings.blind, self.parser, self.score, self.ties)
+            metrics.append(self.result(f"{self.metric}/blind", [o.score for o in blind], items, settings))
+        return metrics
+
+    def constant_scores(self, items: Sequence[Item], response: Any) -> NDArray[np.float64]:
+        """The score of each item when every response is `response`."""
+        scores = np.zeros(len(items))
+        for row, item in enumerate(items):
+            parsed = self.parser.parse(response, item)
+            scores[row] = 0.0 if parsed is None else self.score(parsed, item)
+        return scores
+
+    def result(
+        self, name: str, scores: Sequence[float] | NDArray[np.float64], items: Sequence[Item], settings: ScoreSettings
+    ) -> MetricResult:
+        """The mean of one score per item with its clustered error and interval."""
+        return rate_result(
+            name,
+            scores,
+            clusters=[item.video_id for item in items],
+            bounded=self.is_rate,
+            seed=settings.seed,
+            num_bootstrap=settings.num_bootstrap,
+            higher_is_better=self.higher_is_better,
+        )
+
+
+def outcomes_of(
+    items: Sequence[Item],
+    predictions: Predictions,
+    parser: Parser,
+    score: Score,
+    ties: Callable[[Any, Item], bool] | None = None,
+) -> list[Outcome]:
+    """What became of each item's prediction, in the order of the items."""
+    outcomes = []
+    for item in items:
+        if item.item_id not in predictions.values:
+            outcomes.append(Outcome(item, "missing"))
+            continue
+        raw = predictions.values[item.item_id]
+        parsed = parser.parse(raw, item)
+        if parsed is None:
+            outcomes.append(Outcome(item, "unparsed", raw))
+            continue
+        tied = ties is not None and ties(raw, item)
+        outcomes.append(Outcome(item, "parsed", raw, parsed, score(parsed, item), tied))
+    return outcomes
+
+
+def aggregate(
+    scorer: AnswerScorer, outcomes: Sequence[Outcome], counted: Sequence[Outcome], settings: ScoreSettings
+) -> list[MetricResult]:
+    """The metrics of the model itself: all, parsed, by group, by unit, counts."""
+
+    def mean(name: str, rows: Sequence[Outcome]) -> MetricResult:
+        return scorer.result(name, [row.score for row in rows], [row.item for row in rows], settings)
+
+    name = scorer.metric
+    metrics = [mean(name, counted)]
+    parsed = [row for row in counted if row.status == "parsed"]
+    if parsed:
+        metrics.append(mean(f"{name}/parsed", parsed))
+    for group, by_value in grouped(counted).items():
+        values = [mean(f"{name}_{metric_slug(group)}_{metric_slug(value)}", rows) for value, rows in by_value.items()]
+        metrics += values
+        if group in scorer.macro:
+            metrics.append(
+                MetricResult(
+                    name=f"{name}_{metric_slug(group)}_macro",
+                    value=float(np.mean([value.value for value in values])),
+                    num_samples=len(values),
+                    higher_is_better=scorer.higher_is_better,
+                )
+            )
+    metrics += unit_results(counted, settings)
+    return [*metrics, *counts(outcomes, counted)]
+
+
+def grouped(outcomes: Sequence[Outcome]) -> dict[str, dict[str, list[Outcome]]]:
+    """Outcomes by group and value, both sorted by name."""
+    found: dict[str, dict[str, list[Outcome]]] = {}
+    for outcome in outcomes:
+        for group, value in outcome.item.groups.items():
+            found.setdefault(group, {}).setdefault(value, []).append(outcome)
+    return {group: dict(sorted(values.items())) for group, values in sorted(found.items())}
+
+
+def unit_results(outcomes: Sequence[Outcome], settings: ScoreSettings) -> list[MetricResult]:
+    """``UNIT_accuracy`` for each kind of unit: the share of units whose items are all right (score 1)."""
+    units: dict[str, dict[str, list[Outcome]]] = {}
+    for outcome in outcomes:
+        for kind, unit in outcome.item.units.items():
+            units.setdefault(kind, {}).setdefault(unit, []).append(outcome)
+    return [
+        rate_result(
+            f"{kind}_accuracy",
+            np.array([all(row.score == 1 for row in rows) for rows in members.values()]),
+            clusters=[rows[0].item.video_id for rows in members.values()],
+            seed=settings.seed,
+            num_bootstrap=settings.num_bootstrap,
+        )
+        for kind, members in sorted(units.items())
+    ]
+
+
+def counts(outcomes: Sequence[Outcome], counted: Sequence[Outcome]) -> list[MetricResult]:
+    """How many items there are, were scored, and could be parsed; how many were tied."""
+    numbers = {
+        "n_total": len(outcomes),
+        "n_scored": len(counted),
+        "n_parsed": sum(row.status == "parsed" for row in counted),
+        "ties": sum(row.tied for row in counted),
+    }
+    return [count_result(name, value, len(outcomes), name != "ties") for name, value in numbers.items()]
+
+
+def count_result(name: str, value: int, num_samples: int, higher_is_better: bool = True) -> MetricResult:
+    """A count as a metric."""
+    return MetricResult(name=name, value=float(value), num_samples=num_samples, higher_is_better=higher_is_better)
+
+
+def most_frequent(answers: Sequence[Any]) -> Any:
+    """The most frequent answer; of equally frequent ones the first in sorted order of their texts."""
+    return min(Counter(answers).items(), key=lambda pair: (-pair[1], str(pair[0])))[0]
+
+
+def coverage(
+    items: Sequence[Item], predictions: Predictions, outcomes: Sequence[Outcome], settings: ScoreSettings
+) -> str:
+    """What of the predictions could be used, in words: the end of every protocol."""
+    ids = [item.item_id for item in items]
+    missing, extra = predictions.missing(ids), predictions.extra(ids)
+    unparsed = sum(outcome.status == "unparsed" for outcome in outcomes)
+    rule = "left out" if settings.missing == "skip" else "wrong"
+    words = [f"{len(items)} items in {len({item.video_id for item in items})} clusters, errors clustered by video"]
+    if missing:
+        words.append(f"{len(missing)} without a prediction ({_some(missing)}), counted as {rule}")
+    if extra:
+        words.append(f"{len(extra)} predictions for unknown ids ({_some(extra)}) ignored")
+    words.append(f"{unparsed} unparsed ({unparsed / max(1, len(items)):.1%}), counted as wrong")
+    return "; ".join(words)
+
+
+def labelled(metrics: Sequence[MetricResult], settings: ScoreSettings) -> tuple[MetricResult, ...]:
+    """`metrics` with what changes their meaning in their names."""
+    if settings.missing != "skip":
+        return tuple(metrics)
+    return tuple(replace(metric, name=f"{metric.name}[missing=skip]") for metric in metrics)
+
+
+def sample(outcome: Outcome) -> Sample:
+    """The row of the sample log; every scorer's rows have `item_id`, `video_id`, `status` and `score`."""
+    item = outcome.item
+    return {
+        "item_id": item.item_id,
+        "video_id": item.video_id,
+        "status": outcome.status,
+        "raw": _cell(outcome.raw),
+        "parsed": _cell(outcome.parsed),
+        "answer": _cell(item.answer),
+        "score": float(outcome.score),
+        "tied": outcome.tied,
+        **{f"group_{name}": value for name, value in item.groups.items()},
+        **{f"unit_{name}": value for name, value in item.units.items()},
+    }
+
+
+def accuracy_by(outcomes: Sequence[Outcome], key: Callable[[Item], str]) -> Mapping[str, float]:
+    """The mean score by a key of the items, sorted by it; for the lines that reference scorers print."""
+    found: dict[str, list[float]] = {}
+    for outcome in outcomes:
+        found.setdefault(key(outcome.item), []).append(outcome.score)
+    return {name: float(np.mean(scores)) for name, scores in sorted(found.items())}
+
+
+def _cell(value: Any) -> str | None:
+    return None if value is None else value if isinstance(value, str) else str(value)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")
