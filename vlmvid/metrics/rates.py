@@ -129,8 +129,7 @@ def _cluster_sums(difference: NDArray[np.float64], clusters: Clusters | None) ->
     if clusters is None:
         return difference
     codes = np.unique(np.asarray(clusters), return_inverse=True)[1]
-    sums: NDArray[np.float64] = np.bincount(codes, weights=difference)
-    return sums
+    return np.bincount(codes, weights=difference).astype(np.float64)
 
 
 def _sign_flip_p(sums: NDArray[np.float64], num_permutations: int, seed: int) -> float:
