@@ -40,7 +40,9 @@ def whole_flow(stage: StageName, about: str) -> Flow[..., ArtifactRef]:
     return _flow(stage, about, run_task)
 
 
-def sharded_flow(stage: StageName, about: str, *, shard: str, last: str, about_last: str) -> Flow[..., ArtifactRef]:
+def sharded_flow(
+    stage: StageName, about: str, *, shard: str, last: str, about_last: str, unit: str = "shard"
+) -> Flow[..., ArtifactRef]:
     """The flow of a stage that is one task per shard, then a last one; `flows._runners` says where the tasks run.
 
     Args:
@@ -49,18 +51,19 @@ def sharded_flow(stage: StageName, about: str, *, shard: str, last: str, about_l
         shard: what it says of a shard's task.
         last: name of the last task, without the stage.
         about_last: what Prefect says of that.
+        unit: what one of the tasks works on, part of its name.
     """
     steps = SHARDED_STAGES[stage]
 
-    def run_shard(request: RunRequest, job: ShardJob, ticket: StageTicket, number: int) -> ShardReport:
+    def run_shard(request: RunRequest, job: ShardJob, ticket: StageTicket, name: str) -> ShardReport:
         join_run(request, ticket)
         return steps.run_shard(request, job)
 
     def finish(request: RunRequest) -> ArtifactRef:
         return steps.finish(request)
 
-    about_shard = f"{shard}; `number` counts from 1 and names the task run."
-    shard_task = _task(f"{stage} shard", _named(run_shard, stage, f"{stage}_shard", about_shard), " {number}")
+    about_shard = f"{shard}; `name`, or a number that counts from 1, names the task run."
+    shard_task = _task(f"{stage} {unit}", _named(run_shard, stage, f"{stage}_{unit}", about_shard), " {name}")
     last_task = _task(f"{stage} {last}", _named(finish, stage, f"{stage}_{last}", about_last))
 
     def run(request: RunRequest) -> ArtifactRef:
@@ -68,7 +71,7 @@ def sharded_flow(stage: StageName, about: str, *, shard: str, last: str, about_l
             if cached is not None:
                 return cached
             ticket = stage_ticket(request, stage, run=str(flow_run.id))
-            run_shards(shard_task, [(request, job, ticket, job.index + 1) for job in steps.plan_shards(request)])
+            run_shards(shard_task, [(request, job, ticket, job.task_name) for job in steps.plan_shards(request)])
             return last_task(request)
 
     return _flow(stage, about, run)

@@ -76,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--top-k", type=int, default=5)
     search.add_argument("--json", action="store_true", help="one JSON document on stdout")
     search.set_defaults(command=_search)
+    _score_command(commands)
+    _ask_command(commands)
     _import_command(commands)
     text = "a Parquet table of the video files below a folder: what they hold and what is wrong with them"
     probe = _media_command(commands, "probe-media", _probe_media, text)
@@ -86,6 +88,49 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("video")
     inspect.set_defaults(workers=1)
     return parser
+
+
+def _score_command(commands: Any) -> None:
+    text = "score files of predictions against a benchmark's own files; no model"
+    command = commands.add_parser("score", help=text, description=text)
+    command.add_argument("task", nargs="?", help="name of the benchmark; --list shows them")
+    command.add_argument("--list", action="store_true", help="the benchmarks, their files and their compat modes")
+    command.add_argument("--predictions", metavar="F", help="JSON, JSON Lines, CSV, or the benchmark's own result file")
+    command.add_argument("--references", metavar="F", help="the annotation file, or the folder that holds it")
+    command.add_argument("--compat", metavar="NAME", help="reproduce a released scorer, its faults included")
+    command.add_argument(
+        "--missing", choices=["wrong", "skip"], default="wrong", help="items without a prediction (default: wrong)"
+    )
+    command.add_argument("--blind", metavar="F", help="the model's predictions without the video: a baseline")
+    command.add_argument("--against", metavar="F", help="another model's predictions: paired tests")
+    command.add_argument(
+        "--probe",
+        action="append",
+        default=[],
+        metavar="CONDITION=F",
+        help="predictions for middle, random, reversed, shuffled, repeated or black frames; further seeds as random-1",
+    )
+    command.add_argument("-o", "--option", action="append", default=[], metavar="NAME=VALUE", help="of the benchmark")
+    command.add_argument("--samples", metavar="F", help="the sample log (default: ./TASK.samples.parquet)")
+    command.add_argument("--num-bootstrap", type=int, default=1000, help="resamples of each interval (default: 1000)")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    command.set_defaults(command=_score)
+
+
+def _ask_command(commands: Any) -> None:
+    text = (
+        "a manifest with yes-no, counterfactual and paired questions about the objects that its clips are labelled with"
+    )
+    command = commands.add_parser("make-probes", help=text, description=text)
+    command.add_argument("manifest")
+    command.add_argument("--out", required=True, metavar="F", help="the manifest with the questions")
+    command.add_argument("--labels", metavar="F", help="objects by video_id, where no attribute of the clips has them")
+    command.add_argument(
+        "-o", "--option", action="append", default=[], metavar="NAME=VALUE", help="as docs/benchmarks/hallucination.md"
+    )
+    command.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    command.set_defaults(command=_make_probes)
 
 
 def _import_command(commands: Any) -> None:
@@ -196,6 +241,25 @@ def _search(arguments: argparse.Namespace) -> int:
 
     hits = search_index(arguments.text, model=arguments.model, index=arguments.index, top_k=arguments.top_k)
     _print([hit.model_dump() for hit in hits] if arguments.json else hits_table(hits))
+    return 0
+
+
+def _score(arguments: argparse.Namespace) -> int:
+    from vlmvid.pipeline.score import list_benchmarks, run_score, score_text
+
+    if arguments.list:
+        _print(list_benchmarks(as_json=arguments.json))
+        return 0
+    result, samples = run_score(vars(arguments))
+    _print(result.to_json() if arguments.json else score_text(result, samples))
+    return 0
+
+
+def _make_probes(arguments: argparse.Namespace) -> int:
+    from vlmvid.pipeline.score import make_probes, probes_text
+
+    made = make_probes(arguments.manifest, arguments.out, arguments.labels, arguments.option)
+    _print(made if arguments.json else probes_text(made))
     return 0
 
 

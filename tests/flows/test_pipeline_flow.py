@@ -55,6 +55,7 @@ def test_the_flow_runs_records_and_registers_once(prefect_api: str, tracked_home
     names = dict(task_runs_since(started))
     assert len(names) == len(task_runs_since(started))
     assert names["decode shard 1"] == names["decode shard 3"] == names["encode index"] == "Completed"
+    assert names["evaluate benchmark retrieval"] == names["evaluate summary"] == "Completed"
     recorded = runs_of(tracked_home)
     parents = [run for run in recorded if "mlflow.parentRunId" not in run.data.tags]
     assert len(parents) == 1

@@ -10,6 +10,7 @@ import pytest
 
 from vlmvid.config.schema import DataConfig, SamplingConfig
 from vlmvid.data import open_dataset
+from vlmvid.data.probes import NEGATIVE_KINDS
 from vlmvid.data.synthetic.dataset import SyntheticDataset, SyntheticOptions
 from vlmvid.data.synthetic.draw import render
 from vlmvid.data.synthetic.gallery import PlannedClip, test_clips, training_clips, validation_clips
@@ -21,7 +22,7 @@ from vlmvid.data.synthetic.language import (
     object_statement,
     training_captions,
 )
-from vlmvid.data.synthetic.questions import NEGATIVE_KINDS, absent_objects
+from vlmvid.data.synthetic.questions import absent_objects
 from vlmvid.data.synthetic.world import (
     COLOURS,
     MOTIONS,

@@ -16,10 +16,11 @@ from tests.unit.pipeline_fixtures import features_of, index_of, request_for, run
 from tests.unit.tracking_fixtures import fresh_home
 from vlmvid.errors import ConfigError
 from vlmvid.models.saving import load_vision
-from vlmvid.pipeline import end_to_end
-from vlmvid.pipeline.align import split_features
+from vlmvid.pipeline import ingest
+from vlmvid.pipeline.align import split_clips
+from vlmvid.pipeline.clip_embeddings import ClipEmbeddings
 from vlmvid.pipeline.context import open_context
-from vlmvid.pipeline.encode import vision_backbone
+from vlmvid.pipeline.encode import read_patches, vision_backbone
 from vlmvid.pipeline.preflight import preflight
 from vlmvid.pipeline.search import search_index
 
@@ -84,8 +85,13 @@ def test_a_pooling_over_patches_reads_those_of_the_adapted_backbone(tmp_path: Pa
     request = request_for(tmp_path, home, manifest, ("encode.keep_tokens=true",), **parts)
     run(request)
     context = open_context(request)
-    clips, stored = split_features(context, "test", need_captions=False)
-    found = end_to_end.video_features(context, clips)
+    clips = split_clips(context, "test")
+    by_id = {row.clip.video_id: row for row in ingest.read_rows(context)}
+    embeddings = ClipEmbeddings(context, [by_id[clip.video_id] for clip in clips])
+    found = embeddings._features
+    assert [row.clip for row in embeddings.rows] == clips
+    encoded = {row.video_id: row for row in index_of(request, "encode")}
+    stored = read_patches(context, [encoded[clip.video_id] for clip in clips])
     assert found.shape == stored.shape and np.abs(found - stored).max() > 1e-4
     rows = {row.video_id: row.location for row in index_of(request, "decode")}
     frames = context.store.clips("decode").gather("frames", [rows[clip.video_id] for clip in clips])

@@ -116,11 +116,11 @@ class TestSwitching:
         assert statuses(stored)["decode"] == ("run", "no earlier result in this store")
         assert {s for name, (s, _) in statuses(stored).items() if name != "decode"} == {"cached"}
         run(stored)
-        assert published(home) == ["ingest", "encode", "align", "evaluate", "decode"]
+        assert published(home) == ["ingest", "encode", "align", "evaluation", "evaluate", "decode"]
         opened = count_opens(monkeypatch)
         assert {s for s, _ in statuses(fused).values()} == {"cached"}
         run(fused)
-        assert opened == [] and len(published(home)) == 5
+        assert opened == [] and len(published(home)) == 6
 
     def test_frames_that_are_there_are_not_decoded_again(
         self, tmp_path: Path, home: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch

@@ -100,7 +100,7 @@ def test_a_probe_with_a_broken_encoder_is_measured_recorded_and_cached(
     assert {file.path for file in client.list_artifacts(stage.info.run_id)} >= files
 
     before = published(home)
-    assert Counter(before) == {"ingest": 1, "encode": 3, "align": 3, "evaluate": 3, "probe": 1}
+    assert Counter(before) == {"ingest": 1, "encode": 3, "align": 3, "evaluation": 3, "evaluate": 3, "probe": 1}
     assert main(["probe", str(path), "--home", str(home)]) == 1
     assert "# Alignment probe tiny-probe" in capsys.readouterr().out
     assert published(home) == before
@@ -119,7 +119,7 @@ def test_another_probe_of_the_same_encoders_encodes_and_trains_nothing_again(tmp
     path = write_probe(tmp_path, dataset, vision=two, language=languages, pairs="matrix", labels=None)
     document, report = read_probe(run_probe(path, ["seeds=[0, 1]"], home=home), home=home)
     made = Counter(published(home)) - before
-    assert made == {"encode": 2, "align": 6, "evaluate": 6, "probe": 1}
+    assert made == {"encode": 2, "align": 6, "evaluation": 6, "evaluate": 6, "probe": 1}
     assert [(p["vision"], p["language"]) for p in document["pairs"]] == [
         (v, t) for t in ("minilm", "cls") for v in ("vit", "vit-depth")
     ]

@@ -268,7 +268,7 @@ def test_events_tell_the_order_of_work(tmp_path: Path, home: Path, manifest: Pat
     request = request_for(tmp_path, home, manifest)
     run(request)
     events = [json.loads(line) for line in (home / "events.jsonl").read_text().splitlines()]
-    assert published(home) == ["ingest", "decode", "encode", "align", "evaluate"]
+    assert published(home) == ["ingest", "decode", "encode", "align", "evaluation", "evaluate"]
     assert sum(e["event"] == "checkpoint.written" for e in events) == 3
 
 

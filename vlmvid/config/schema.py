@@ -13,7 +13,9 @@ from pydantic import Field, model_validator
 from vlmvid.config.alignment import AlignConfig
 from vlmvid.config.augmentation import CaptionAugmentConfig
 from vlmvid.config.base import Config
+from vlmvid.config.benchmarks import BenchmarkConfig, FrameCondition
 from vlmvid.config.encoders import EncodeConfig
+from vlmvid.config.evaluation_options import ClassificationConfig
 from vlmvid.config.filtering import FilterConfig
 from vlmvid.types import Split
 
@@ -183,16 +185,46 @@ class BiasConfig(Config):
     group_attribute: str = "group"
     queries: tuple[str, ...] = ()
     k: int = Field(default=20, gt=0)
+    min_group: int = Field(
+        default=10, gt=0, description="groups of fewer clips are reported, never the worst, the best or the most skewed"
+    )
+    pair_attribute: str | None = Field(
+        default=None, description="clips that share its value and differ in the group are compared in pairs"
+    )
 
 
 class EvaluateConfig(Config):
-    """Which evaluations run, on which split."""
+    """Which evaluations run: `tasks` on a split of the recipe's own data, `benchmarks` on the files of their authors.
+
+    With a `battery` each of them runs again under each of its conditions of the frames.
+    """
 
     tasks: tuple[str, ...] = ("retrieval",)
     split: Split = "test"
+    benchmarks: tuple[BenchmarkConfig, ...] = ()
+    battery: tuple[FrameCondition, ...] = ()
     bias: BiasConfig = BiasConfig()
+    classification: ClassificationConfig = ClassificationConfig()
     num_bootstrap: int = Field(default=1000, ge=100)
     seed: int = 0
+
+    def key_config(self) -> dict[str, Any]:
+        """What of this decides the results, as JSON values: not where benchmarks lie."""
+        benchmarks = [benchmark.key_config() for benchmark in self.benchmarks]
+        return {**self.model_dump(mode="json", exclude={"benchmarks"}), "benchmarks": benchmarks}
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> Self:
+        names = [*self.tasks, *(benchmark.label for benchmark in self.benchmarks)]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(
+                f"{', '.join(map(repr, repeated))} would be measured twice under one name; take one out, or give a "
+                "benchmark another name with `as`"
+            )
+        if len(set(self.battery)) < len(self.battery):
+            raise ValueError(f"battery {list(self.battery)} names a condition twice")
+        return self
 
 
 class RegisterConfig(Config):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -95,6 +95,15 @@ class TaskResult:
             if metric.name == name:
                 return metric
         raise EvaluationError(f"task {self.task!r} has no metric {name!r}; it has {[m.name for m in self.metrics]}")
+
+    def renamed(self, task: str, protocol: str) -> TaskResult:
+        """The same result under another name, with another protocol."""
+        return replace(self, task=task, protocol=protocol)
+
+    @property
+    def file_stem(self) -> str:
+        """Name of the sample log's file, without its suffix."""
+        return self.task if self.compat is None else f"{self.task}-{self.compat}"
 
     def to_json(self) -> dict[str, Any]:
         """The document of ``score --json``; samples are not in it."""

@@ -10,7 +10,13 @@ from vlmvid.evaluation.base import TaskResult
 from vlmvid.types import MetricResult
 
 CHANCE = "/chance"
-_NOT_RATE = re.compile(r".*_rank|(max_)?skew_.*|ndkl|.*_num_tied|shuffle_change_max|temporal_gain")
+_NOT_RATE = re.compile(
+    r".*_rank|(max_|min_)?skew_.*|ndkl.*|(abs_)?bias(_at_\d+)?|.*/std|effect_size.*|bias_amplification_.*|"
+    r"shuffle_change_max|temporal_gain|single_frame_ratio.*|(.*_)?p(_.*)?|.*_(spearman|pearson)|cider.*|mse|"
+    r"yes_bias.*|mcc|(yes|no)_difference|pair_.*_(place|similarity)|(population|top)_.*_gap|recall_auc_gap|rsum"
+)
+_COUNT = re.compile(r"n_(total|scored|parsed)|ties|.*_num_tied|(absent_groups|count_.*)_at_\d+")
+_IN_BRACKETS = re.compile(r"\[[^\]]*\]")
 _NAME_WIDTH = 36
 _COLUMNS = ("metric", "value", "95 % interval", "n", "chance")
 _MAIN = {
@@ -63,7 +69,18 @@ def markdown_report(results: Sequence[TaskResult], header: Mapping[str, str]) ->
 
 def is_rate(name: str) -> bool:
     """Whether a metric of this name lies in [0, 1] and is printed in percent."""
-    return _NOT_RATE.fullmatch(name.removesuffix(CHANCE)) is None
+    plain = _plain_name(name)
+    return _NOT_RATE.fullmatch(plain) is None and not is_count(name)
+
+
+def is_count(name: str) -> bool:
+    """Whether a metric of this name counts samples."""
+    return _COUNT.fullmatch(_plain_name(name)) is not None
+
+
+def _plain_name(name: str) -> str:
+    """A name without what its brackets say, and without its baseline."""
+    return _IN_BRACKETS.sub("", name).removesuffix(CHANCE)
 
 
 def _rows(result: TaskResult, *, main_only: bool = False) -> list[_Row]:
@@ -94,7 +111,7 @@ def _number(value: float, name: str) -> str:
         return "-"
     if is_rate(name):
         return f"{100 * value:.1f} %"
-    if name.endswith("_num_tied"):
+    if is_count(name):
         return f"{value:.0f}"
     if name.endswith("_rank"):
         return f"{value:.2f}"

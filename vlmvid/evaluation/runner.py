@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vlmvid.config.schema import EvaluateConfig
-from vlmvid.errors import ConfigError, EvaluationError
+from vlmvid.errors import EvaluationError
 from vlmvid.evaluation.base import EvaluationData, Sample, TaskResult
 from vlmvid.evaluation.tasks import TASKS
+from vlmvid.types import MetricResult
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,12 +25,10 @@ def evaluate(data: EvaluationData, config: EvaluateConfig) -> list[TaskResult]:
     """The results of ``config.tasks``, in that order. Equal inputs give equal results.
 
     Raises:
-        ConfigError: an unknown or repeated task; nothing has run then.
+        ConfigError: an unknown task; nothing has run then.
         EvaluationError: `data` holds clips of another split, or lacks what a task reads; the message
             names the task and what the manifest must contain.
     """
-    if len(set(config.tasks)) < len(config.tasks):
-        raise ConfigError(f"evaluate.tasks names a task twice: {list(config.tasks)}")
     tasks = [TASKS.get(name) for name in config.tasks]
     foreign = [clip.video_id for clip in data.clips if clip.split != config.split]
     if foreign:
@@ -39,7 +40,8 @@ def evaluate(data: EvaluationData, config: EvaluateConfig) -> list[TaskResult]:
 
 
 def write_results(results: Sequence[TaskResult], folder: Path) -> list[Path]:
-    """Writes ``metrics.json`` and one ``<task>.parquet`` of samples per task; returns the paths.
+    """Writes ``metrics.json`` and one ``<task>.parquet`` of samples per result (``<task>-<compat>.parquet`` for a
+    reference scorer's); returns the paths.
 
     Equal results give equal bytes with the same pyarrow. `folder` must exist.
     """
@@ -49,14 +51,30 @@ def write_results(results: Sequence[TaskResult], folder: Path) -> list[Path]:
     metrics_path.write_text(text + "\n", encoding="utf-8", newline="\n")
     paths = [metrics_path]
     for result in results:
-        path = folder / f"{result.task}.parquet"
+        path = folder / f"{result.file_stem}.parquet"
         write_samples(result.samples, path)
         paths.append(path)
     return paths
 
 
+def read_results(folder: Path) -> list[TaskResult]:
+    """The results that `write_results` wrote, samples included."""
+    document = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+    results = [result_of(value) for value in document]
+    return [replace(result, samples=read_samples(folder, result.file_stem)) for result in results]
+
+
+def result_of(value: Mapping[str, Any]) -> TaskResult:
+    """A result without its samples from its JSON document."""
+    metrics = tuple(
+        MetricResult(**{**metric, "value": math.nan if metric["value"] is None else metric["value"]})
+        for metric in value["metrics"]
+    )
+    return TaskResult(value["task"], value["protocol"], metrics, compat=value["compat"], printed=value["printed"])
+
+
 def read_samples(folder: Path, task: str) -> list[Sample]:
-    """The sample log of a task that `write_results` wrote."""
+    """The sample log ``<task>.parquet`` that `write_results` wrote."""
     import pyarrow.parquet as pq
 
     rows: list[Sample] = pq.read_table(folder / f"{task}.parquet").to_pylist()

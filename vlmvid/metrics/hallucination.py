@@ -1,14 +1,16 @@
-"""Yes-no object probing as POPE scores it (arXiv 2305.10355, section 5)."""
+"""Yes-no probing as POPE scores it (arXiv 2305.10355, section 5), and means over groups that constants cannot win."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vlmvid.errors import EvaluationError
+from vlmvid.metrics.rates import rate_result
 from vlmvid.metrics.stats import Clusters, clustered_stderr, proportion_interval
 from vlmvid.types import MetricResult
 
@@ -19,7 +21,10 @@ class YesNoScores:
 
     `precision` is NaN when nothing was answered yes, `recall` when no label is yes, `f1` when both
     hold, `false_yes_rate` (the share of absent objects that were affirmed: the hallucination rate,
-    lower is better) when no label is no.
+    lower is better) when no label is no. `balanced_accuracy` is the mean of the accuracies on the yes and on the no
+    labels, 0.5 for a constant answer, NaN when one of the two does not occur. `yes_bias` is the share of predicted
+    minus the share of true yes, in [-1, 1]. `false_yes_share` is the share of wrong answers that are a yes, NaN when
+    no answer is wrong; 0.5 is no preference (HallusionBench's FP ratio, arXiv 2310.14566).
     """
 
     accuracy: float
@@ -29,6 +34,9 @@ class YesNoScores:
     yes_ratio: float
     false_yes_rate: float
     num_samples: int
+    balanced_accuracy: float = math.nan
+    yes_bias: float = math.nan
+    false_yes_share: float = math.nan
 
 
 def yes_no_scores(predicted_yes: ArrayLike, label_yes: ArrayLike) -> YesNoScores:
@@ -41,14 +49,19 @@ def yes_no_scores(predicted_yes: ArrayLike, label_yes: ArrayLike) -> YesNoScores
     true_yes = int((predicted & label).sum())
     false_yes = int((predicted & ~label).sum())
     false_no = int((~predicted & label).sum())
+    false_yes_rate = _ratio(false_yes, int((~label).sum()))
+    recall = _ratio(true_yes, true_yes + false_no)
     return YesNoScores(
         accuracy=float((predicted == label).mean()),
         precision=_ratio(true_yes, true_yes + false_yes),
-        recall=_ratio(true_yes, true_yes + false_no),
+        recall=recall,
         f1=_ratio(2 * true_yes, 2 * true_yes + false_yes + false_no),
         yes_ratio=float(predicted.mean()),
-        false_yes_rate=_ratio(false_yes, int((~label).sum())),
+        false_yes_rate=false_yes_rate,
         num_samples=len(label),
+        balanced_accuracy=(recall + 1 - false_yes_rate) / 2,
+        yes_bias=float(predicted.mean() - label.mean()),
+        false_yes_share=_ratio(false_yes, false_yes + false_no),
     )
 
 
@@ -79,6 +92,52 @@ def f1_result(
         ci_low=float(low),
         ci_high=float(high),
     )
+
+
+def macro_rate_result(
+    name: str,
+    values: ArrayLike,
+    strata: Sequence[str],
+    *,
+    clusters: Clusters | None = None,
+    seed: int,
+    num_bootstrap: int,
+) -> MetricResult:
+    """The unweighted mean over strata of the mean of `values` (N,), in [0, 1], in each.
+
+    Balanced accuracy when the strata are the labels. The interval and the error are those of its linearisation,
+    ``result + (x_i - mean_s) * N / (S * n_s)`` for sample i of stratum s, clipped to [0, 1]: strata keep their sizes.
+
+    Raises:
+        EvaluationError: no values, another number of strata, or values outside [0, 1].
+    """
+    samples = np.asarray(values, dtype=np.float64)
+    if samples.ndim != 1 or len(samples) == 0 or len(strata) != len(samples):
+        raise EvaluationError(f"expected one stratum per value, at least one; got {samples.shape} and {len(strata)}")
+    if not ((samples >= 0) & (samples <= 1)).all():
+        raise EvaluationError(f"{name}: rates lie in [0, 1]; got {samples.min()} to {samples.max()}")
+    codes = np.unique(np.asarray(strata), return_inverse=True)[1]
+    sizes = np.bincount(codes)
+    means = np.bincount(codes, weights=samples) / sizes
+    value = float(means.mean())
+    linear = value + (samples - means[codes]) * len(samples) / (len(sizes) * sizes[codes])
+    result = rate_result(name, linear, clusters=clusters, seed=seed, num_bootstrap=num_bootstrap)
+    low, high = result.ci_low, result.ci_high
+    return replace(
+        result,
+        value=value,
+        ci_low=None if low is None else min(value, max(0.0, low)),
+        ci_high=None if high is None else max(value, min(1.0, high)),
+    )
+
+
+def matthews_correlation(predicted_yes: ArrayLike, label_yes: ArrayLike) -> float:
+    """Matthews' correlation of boolean answers and labels, both (N,), in [-1, 1]; 0 when one of them is constant."""
+    predicted, label = _answers(predicted_yes, label_yes)
+    true_yes, true_no = int((predicted & label).sum()), int((~predicted & ~label).sum())
+    false_yes, false_no = int((predicted & ~label).sum()), int((~predicted & label).sum())
+    sides = (true_yes + false_yes) * (true_yes + false_no) * (true_no + false_yes) * (true_no + false_no)
+    return (true_yes * true_no - false_yes * false_no) / math.sqrt(sides) if sides else 0.0
 
 
 def _answers(predicted_yes: ArrayLike, label_yes: ArrayLike) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:

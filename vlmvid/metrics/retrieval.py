@@ -1,7 +1,8 @@
-"""Ranks and recall of a similarity matrix, with ties decided on purpose.
+"""Ranks and recall, with ties decided on purpose.
 
 Rows are queries (Q), columns the gallery (G). A rank is 1-based: 1 is the best place. A query may
-have several relevant items; its rank is that of the best-placed one.
+have several relevant items; its rank is that of the best-placed one. The counts that decide ranks come from
+`vlmvid.metrics.retrieval_tiles`, tile by tile.
 """
 
 from __future__ import annotations
@@ -13,8 +14,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vlmvid.errors import EvaluationError
+from vlmvid.metrics.retrieval_counts import RankCounts, Relevance
+from vlmvid.metrics.retrieval_scores import MatrixScores
+from vlmvid.metrics.retrieval_tiles import count_rows
 
 Ties = Literal["pessimistic", "expected", "optimistic"]
+TIES: tuple[Ties, ...] = ("pessimistic", "expected", "optimistic")
 Relevant = NDArray[np.integer[Any]] | Sequence[int] | Sequence[Sequence[int] | NDArray[np.integer[Any]]]
 
 
@@ -25,12 +30,7 @@ def ranks(similarity: ArrayLike, relevant: Relevant, ties: Ties = "pessimistic")
         similarity: (Q, G), higher is nearer; infinities are allowed, NaN is not.
         relevant: int (Q,), the one relevant column of each query, or one non-empty list of columns
             per query.
-        ties: what an irrelevant item with the same similarity does. ``pessimistic`` places it
-            before the relevant item, so that a constant model ranks last; ``optimistic`` after it;
-            ``expected`` gives the mean place over all orders of the tied items,
-            ``better + (m + r + 1) / (r + 1)`` for m irrelevant and r relevant tied items. With r = 1
-            this is the "averaging" of collaborative-experts: a two-way tie at the top has rank 1.5
-            and is no hit at 1.
+        ties: what an irrelevant item with the same similarity does, as in `rank_of`.
 
     Returns:
         float64 (Q,), between 1 and G.
@@ -38,25 +38,47 @@ def ranks(similarity: ArrayLike, relevant: Relevant, ties: Ties = "pessimistic")
     Raises:
         EvaluationError: NaN, wrong shapes, or a column outside the gallery.
     """
-    if ties not in ("pessimistic", "expected", "optimistic"):
-        raise EvaluationError(f"unknown tie rule {ties!r}; known: pessimistic, expected, optimistic")
-    better, tied_irrelevant, tied_relevant = _compare(similarity, relevant)
-    if ties == "optimistic":
-        return better + 1.0
-    if ties == "pessimistic":
-        return better + tied_irrelevant + 1.0
-    return better + (tied_irrelevant + tied_relevant + 1.0) / (tied_relevant + 1.0)
+    known_ties(ties)
+    return rank_of(_counts(similarity, relevant), ties)
 
 
 def count_ties(similarity: ArrayLike, relevant: Relevant) -> int:
     """Queries whose best relevant item has exactly the similarity of an irrelevant one."""
-    return int((_compare(similarity, relevant)[1] > 0).sum())
+    return _counts(similarity, relevant).num_tied
+
+
+def rank_of(counts: RankCounts, ties: Ties = "pessimistic") -> NDArray[np.float64]:
+    """1-based ranks (Q,), between 1 and G.
+
+    ``pessimistic`` places an irrelevant item with the same similarity before the relevant item, so that a constant
+    model ranks last; ``optimistic`` after it; ``expected`` gives the mean place over all orders of the tied items,
+    ``better + (m + r + 1) / (r + 1)`` for m irrelevant and r relevant tied items. With r = 1 this is the "averaging"
+    of collaborative-experts: a two-way tie at the top has rank 1.5 and is no hit at 1.
+    """
+    before: dict[Ties, Any] = {
+        "optimistic": 0,
+        "pessimistic": counts.tied_irrelevant,
+        "expected": (counts.tied_irrelevant + counts.tied_relevant + 1.0) / (counts.tied_relevant + 1.0) - 1.0,
+    }
+    return np.asarray(counts.better + before[known_ties(ties)] + 1.0, dtype=np.float64)
+
+
+def hit_at_k(counts: RankCounts, k: int, ties: Ties = "pessimistic") -> NDArray[np.float64]:
+    """Whether a relevant item is among the first k, (Q,) in [0, 1]; its mean is R@k.
+
+    0 or 1 for ``pessimistic`` and ``optimistic``. ``expected`` is the probability over all orders of the tied items,
+    a hypergeometric one: ``1 - C(m, t) / C(m + r, t)`` with t of the k places left to m irrelevant and r relevant
+    tied items. It is not the share of `rank_of` <= k: of a two-way tie at the top half a hit at 1 is expected.
+    """
+    at_least_one(k)
+    if known_ties(ties) != "expected":
+        return np.asarray(rank_of(counts, ties) <= k, dtype=np.float64)
+    return _drawn(counts.tied_irrelevant, counts.tied_relevant, k - counts.better, k)
 
 
 def recall_at_k(rank: ArrayLike, k: int) -> float:
     """R@k in [0, 1]: the share of queries with a rank (Q,) of at most k."""
-    if k < 1:
-        raise EvaluationError(f"k must be at least 1, got {k}")
+    at_least_one(k)
     return float((_ranks(rank) <= k).mean())
 
 
@@ -70,16 +92,45 @@ def mean_rank(rank: ArrayLike) -> float:
     return float(_ranks(rank).mean())
 
 
+def geometric_mean(values: ArrayLike) -> float:
+    """Geometric mean of rates; 0 when one is 0."""
+    rates = np.asarray(values, dtype=np.float64)
+    if rates.ndim != 1 or len(rates) == 0 or not (rates >= 0).all():
+        raise EvaluationError(f"expected at least one rate that is not negative, got {rates}")
+    return float(np.exp(np.log(rates).mean())) if (rates > 0).all() else 0.0
+
+
 def random_hit_probability(num_relevant: int, num_items: int, k: int) -> float:
     """Chance that a random order of `num_items` has one of `num_relevant` items in its first k."""
     if not 1 <= num_relevant <= num_items or k < 1:
         raise EvaluationError(
             f"expected 1 <= num_relevant <= num_items and k >= 1; got {num_relevant}, {num_items} and {k}"
         )
-    miss = 1.0
-    for drawn in range(min(k, num_items)):
-        miss *= max(0, num_items - num_relevant - drawn) / (num_items - drawn)
+    return float(_drawn(np.array([num_items - num_relevant]), np.array([num_relevant]), np.array([k]), k)[0])
+
+
+def _drawn(
+    irrelevant: NDArray[np.int64], relevant: NDArray[np.int64], places: NDArray[np.int64], most: int
+) -> NDArray[np.float64]:
+    """Probability of a relevant item among `places` drawn ones; no draw, no hit."""
+    miss = np.ones(len(irrelevant))
+    for drawn in range(most):
+        left = np.maximum(irrelevant + relevant - drawn, 1)
+        miss *= np.where(drawn < places, np.maximum(irrelevant - drawn, 0) / left, 1.0)
     return 1.0 - miss
+
+
+def known_ties(ties: Ties) -> Ties:
+    """`ties`; raises EvaluationError for another word."""
+    if ties not in TIES:
+        raise EvaluationError(f"unknown tie rule {ties!r}; known: {', '.join(TIES)}")
+    return ties
+
+
+def at_least_one(k: int) -> None:
+    """Raise EvaluationError unless a list of `k` items has one."""
+    if k < 1:
+        raise EvaluationError(f"k must be at least 1, got {k}")
 
 
 def _ranks(rank: ArrayLike) -> NDArray[np.float64]:
@@ -89,38 +140,20 @@ def _ranks(rank: ArrayLike) -> NDArray[np.float64]:
     return values
 
 
-def _compare(
-    similarity: ArrayLike, relevant: Relevant
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Per query: columns above the best relevant one, irrelevant and relevant columns equal to it."""
-    scores = np.asarray(similarity)
-    if scores.ndim != 2 or 0 in scores.shape:
-        raise EvaluationError(f"expected a similarity matrix (Q, G) with Q, G >= 1, got shape {scores.shape}")
-    if np.isnan(scores).any():
-        rows = np.flatnonzero(np.isnan(scores).any(axis=1))
-        raise EvaluationError(
-            f"the similarity of {len(rows)} of {len(scores)} queries holds NaN, first in row {rows[0]}; "
-            "check the embeddings that made it"
-        )
-    mask = _relevance_mask(relevant, scores.shape)
-    best = np.where(mask, scores, -np.inf).max(axis=1, keepdims=True)
-    equal = scores == best
-    better, tied_irrelevant, tied_relevant = (
-        np.count_nonzero(hits, axis=1).astype(np.float64) for hits in (scores > best, equal & ~mask, equal & mask)
-    )
-    return better, tied_irrelevant, tied_relevant
-
-
-def _relevance_mask(relevant: Relevant, shape: tuple[int, ...]) -> NDArray[np.bool_]:
-    if len(relevant) != shape[0]:
-        raise EvaluationError(f"expected relevant items for {shape[0]} queries, got {len(relevant)}")
+def _counts(similarity: ArrayLike, relevant: Relevant) -> RankCounts:
+    scores = MatrixScores(np.asarray(similarity))
+    num_queries, num_items = scores.shape
+    if len(relevant) != num_queries:
+        raise EvaluationError(f"expected relevant items for {num_queries} queries, got {len(relevant)}")
     per_query = [np.atleast_1d(np.asarray(items)) for items in relevant]
-    empty = [row for row, items in enumerate(per_query) if items.size == 0]
-    if empty:
-        raise EvaluationError(f"{len(empty)} queries have no relevant item, first row {empty[0]}; leave them out")
+    sizes = [items.size for items in per_query]
+    if 0 in sizes:
+        raise EvaluationError(
+            f"{sizes.count(0)} queries have no relevant item, first row {sizes.index(0)}; leave them out"
+        )
     columns = np.concatenate(per_query)
-    if not np.issubdtype(columns.dtype, np.integer) or columns.min() < 0 or columns.max() >= shape[1]:
-        raise EvaluationError(f"relevant items must be columns 0..{shape[1] - 1}, got {columns.min()}..{columns.max()}")
-    mask = np.zeros(shape, dtype=np.bool_)
-    mask[np.repeat(np.arange(shape[0]), [items.size for items in per_query]), columns] = True
-    return mask
+    if not np.issubdtype(columns.dtype, np.integer) or columns.min() < 0 or columns.max() >= num_items:
+        raise EvaluationError(
+            f"relevant items must be columns 0..{num_items - 1}, got {columns.min()}..{columns.max()}"
+        )
+    return count_rows(scores, Relevance.of(np.repeat(np.arange(num_queries), sizes), columns, num_queries, num_items))

@@ -8,9 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from vlmvid.artifacts import ArtifactRef
 from vlmvid.artifacts.files import write_bytes
 from vlmvid.artifacts.ledger import append_line, read_lines
@@ -19,7 +16,7 @@ from vlmvid.config.schema import StageName
 from vlmvid.errors import ConfigError, DatasetError, StageError
 from vlmvid.pipeline import end_to_end
 from vlmvid.pipeline.context import RunContext, open_context
-from vlmvid.pipeline.encode import feature_column, patch_column, read_features, read_patches
+from vlmvid.pipeline.encode import feature_column, patch_column
 from vlmvid.pipeline.filter import training_clips
 from vlmvid.pipeline.index import NUM_EXAMPLES, IndexRow, read_index
 from vlmvid.pipeline.ingest import read_clips
@@ -206,17 +203,12 @@ def _split_data(context: RunContext, split: str) -> AlignmentData:
     )
 
 
-def split_features(context: RunContext, split: str, *, need_captions: bool) -> tuple[list[Clip], NDArray[np.float32]]:
-    """The encoded clips of a split and what the recipe's pooling reads of them, float32, joined by video_id.
+def split_clips(context: RunContext, split: str) -> list[Clip]:
+    """The encoded clips of a split, with captions or without.
 
-    Frame features (N, S, D), or patch tokens (N, S, P, D) for a pooling over patches. With `need_captions` the clips
-    of ``train`` are those that the filter stage left.
-
-    Raises DatasetError when the split has no encoded clip, with `need_captions` none with a caption, or clips whose
-    ids are not among those that were encoded.
+    Raises DatasetError when the split has no encoded clip, or clips whose ids are not among those that were encoded.
     """
-    clips, rows = _split_rows(context, split, need_captions=need_captions)
-    return clips, read_patches(context, rows) if _reads_patches(context) else read_features(context, rows)
+    return _split_rows(context, split, need_captions=False)[0]
 
 
 def _reads_patches(context: RunContext) -> bool:

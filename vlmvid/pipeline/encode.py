@@ -9,7 +9,7 @@ are encoded while the next ones are decoded, and no more than a few batches are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -38,6 +38,7 @@ from vlmvid.pipeline.index import (
 from vlmvid.pipeline.ingest import read_clips, read_rows
 from vlmvid.pipeline.request import RunRequest, ShardJob, ShardReport
 from vlmvid.pipeline.sharding import chunk, known_failures
+from vlmvid.pipeline.sources import SourceRow
 from vlmvid.pipeline.texts import text_features
 from vlmvid.training.prefetch import Prefetch
 from vlmvid.types import Clip
@@ -77,7 +78,14 @@ def run_shard(request: RunRequest, job: ShardJob) -> ShardReport:
     first, so features do not depend on timing.
     """
     context = open_context(request)
-    shard = EncodeShard(context, job)
+    by_id = {row.clip.video_id: row for row in read_rows(context)}
+    shard = encode_rows(context, [by_id[video_id] for video_id in job.video_ids])
+    return shard.finish(job.index)
+
+
+def encode_rows(context: RunContext, rows: Sequence[SourceRow]) -> EncodeShard:
+    """Encode clips that have no stored features; the shard that is returned is still to be finished."""
+    shard = EncodeShard(context, rows)
     decoded = decode.unchecked_outcomes(context, shard.to_decode)
     checked = decode.checked_outcomes(context, shard.to_decode, decoded)
     # A file that hangs in a worker holds up neither an error here nor an interrupt.
@@ -89,7 +97,7 @@ def run_shard(request: RunRequest, job: ShardJob) -> ShardReport:
             if shard.to_decode:  # nothing waiting: decoding is the slower part
                 context.progress.note(STAGE, waiting=outcomes.num_ready, failed=len(shard.failed))
             context.progress.advance(STAGE, len(some))
-    return shard.finish(job.index)
+    return shard
 
 
 def finish(request: RunRequest) -> ArtifactRef:

@@ -14,8 +14,7 @@ from vlmvid.config.encoders import FrameFeature
 from vlmvid.errors import DecodeError
 from vlmvid.pipeline import decode
 from vlmvid.pipeline.context import RunContext
-from vlmvid.pipeline.ingest import read_rows
-from vlmvid.pipeline.request import ShardJob, ShardReport
+from vlmvid.pipeline.request import ShardReport
 from vlmvid.pipeline.sources import SourceRow
 from vlmvid.types import FrameBatch
 
@@ -33,16 +32,15 @@ Arrays = dict[str, NDArray[Any]]
 
 
 class EncodeShard:
-    """The clips of one job.
+    """Some clips whose features are to be stored.
 
     A clip whose tokens are stored gets its features from them; any other has its frames read from the
     store, or decoded. The store's column ``features`` is the feature of `vision.feature`; those of `also`
     lie beside it under their own names.
     """
 
-    def __init__(self, context: RunContext, job: ShardJob) -> None:
-        by_id = {row.clip.video_id: row for row in read_rows(context)}
-        self.rows = [by_id[video_id] for video_id in job.video_ids]
+    def __init__(self, context: RunContext, rows: Sequence[SourceRow]) -> None:
+        self.rows = list(rows)
         self.keys = {row.clip.video_id: decode.clip_key(context, row) for row in self.rows}
         config = context.recipe.encode
         self._names: tuple[FrameFeature, ...] = tuple(dict.fromkeys((config.vision.feature, *config.also)))

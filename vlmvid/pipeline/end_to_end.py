@@ -20,10 +20,10 @@ from vlmvid.pipeline.context import RunContext
 from vlmvid.pipeline.filter import training_clips
 from vlmvid.pipeline.index import read_index
 from vlmvid.pipeline.texts import text_features
-from vlmvid.types import Clip
 
 if TYPE_CHECKING:
     from vlmvid.models.alignment import AlignmentModel
+    from vlmvid.models.backbones.base import FrozenBackbone
     from vlmvid.training.align import OnCheckpoint, OnStep
     from vlmvid.training.data import AlignmentData
     from vlmvid.training.end_to_end import Encoders
@@ -75,25 +75,11 @@ def save_encoders(encoders: Encoders, folder: Path) -> None:
         save_text(encoders.text, folder / TEXT)
 
 
-def video_features(context: RunContext, clips: Sequence[Clip]) -> NDArray[np.float32]:
-    """What the adapted backbone makes of the stored frames of `clips`, and the recipe's pooling reads.
-
-    Frame features (N, S, D), or patch tokens (N, S, P, D), float32.
-    """
+def adapted_vision(context: RunContext) -> FrozenBackbone:
+    """The vision backbone as the alignment has left it."""
     from vlmvid.models.saving import load_vision
 
-    align, batch = context.recipe.align, context.recipe.options.encode_batch_size
-    over_patches = align is not None and align.pooling.reads == "tokens"
-    backbone = load_vision(context.folder("align") / VISION, context.device)
-    frames = _stored_frames(context, [clip.video_id for clip in clips])
-    parts = []
-    for start in range(0, len(frames), batch):
-        some = frames.take(np.arange(start, min(start + batch, len(frames))))
-        found = backbone.encode_clips(some, keep_tokens=over_patches)
-        parts.append(
-            found["tokens"][:, :, backbone.num_prefix_tokens :] if over_patches else found[backbone.config.feature]
-        )
-    return np.concatenate(parts)
+    return load_vision(context.folder("align") / VISION, context.device)
 
 
 def text_reader(context: RunContext) -> Callable[[Sequence[str]], NDArray[np.float32]]:

@@ -1,4 +1,4 @@
-"""The evaluate stage: embed a split with the aligned model and measure it."""
+"""The evaluate stage: one piece of work for each task and benchmark, and a summary of them all."""
 
 from __future__ import annotations
 
@@ -9,46 +9,49 @@ import numpy as np
 
 from vlmvid.artifacts import ArtifactRef
 from vlmvid.artifacts.files import write_bytes
-from vlmvid.evaluation.base import EvaluationData, TaskResult
-from vlmvid.evaluation.frame_order import shuffle_frames
+from vlmvid.evaluation.base import TaskResult
 from vlmvid.evaluation.report import markdown_report
-from vlmvid.evaluation.runner import evaluate, write_results
-from vlmvid.pipeline import end_to_end
-from vlmvid.pipeline.align import split_features
+from vlmvid.evaluation.runner import write_results
+from vlmvid.pipeline.align import split_clips
 from vlmvid.pipeline.context import RunContext, open_context
-from vlmvid.pipeline.request import RunRequest
+from vlmvid.pipeline.evaluation_parts import compute_part, part_names, stored_results
+from vlmvid.pipeline.request import RunRequest, ShardJob, ShardReport
 
 STAGE = "evaluate"
 REPORT_FILE = "report.md"
 
 
-def compute(request: RunRequest) -> ArtifactRef:
-    """Run the recipe's tasks; writes metrics.json, per-sample Parquet and report.md."""
-    from vlmvid.models.alignment import load_alignment
-    from vlmvid.models.embedding import embed_texts, embed_videos
+def plan_shards(request: RunRequest) -> list[ShardJob]:
+    """One job for each task and benchmark of the recipe; one whose result is stored ends at once."""
+    context = open_context(request)
+    assert context.recipe.evaluate is not None  # the stage exists only with its section
+    names = part_names(context.recipe.evaluate)
+    context.progress.begin(STAGE, len(names), "part")
+    return [ShardJob(stage=STAGE, index=i, count=len(names), name=name) for i, name in enumerate(names)]
 
+
+def run_shard(request: RunRequest, job: ShardJob) -> ShardReport:
+    """Measure one task or benchmark."""
+    context = open_context(request)
+    compute_part(context, job.name)
+    context.progress.advance(STAGE)
+    return ShardReport(ok=1, failed=0)
+
+
+def finish(request: RunRequest) -> ArtifactRef:
+    """Put the parts together: metrics.json, per-sample Parquet and report.md; tell the tracker."""
     context = open_context(request)
     config = context.recipe.evaluate
     assert config is not None  # the stage exists only with its section
-    clips, features = split_features(context, config.split, need_captions=False)
-    if "vision" in context.recipe.adapted_encoders:
-        features = end_to_end.video_features(context, clips)
-    read_texts = end_to_end.text_reader(context)
-    context.log_dataset("evaluate", len(clips), "evaluation")
-    model = load_alignment(context.folder("align"))
-    data = EvaluationData(
-        clips=tuple(clips),
-        video_embeds=embed_videos(model, features),
-        shuffled_video_embeds=embed_videos(model, shuffle_frames(features, config.seed)),
-        embed_texts=lambda texts: embed_texts(model, read_texts(texts)),
-    )
-    results = evaluate(data, config)
-    ref = context.publish(
-        "evaluate",
-        "report",
-        lambda folder: _write(context, results, folder),
-        counts={"clips": len(clips), "tasks": len(results)},
-    )
+    results = [result for name in part_names(config) for result in stored_results(context, name)]
+    counts = {"tasks": len(config.tasks)}
+    if config.tasks:
+        num_clips = len(split_clips(context, config.split))
+        context.log_dataset("evaluate", num_clips, "evaluation")
+        counts = {"clips": num_clips, **counts}
+    if config.benchmarks:
+        counts["benchmarks"] = len(config.benchmarks)
+    ref = context.publish("evaluate", "report", lambda folder: _write(context, results, folder), counts=counts)
     _track(context, results, context.store.open_artifact(STAGE, ref.key))
     return ref
 
@@ -74,7 +77,7 @@ def _track(context: RunContext, results: Sequence[TaskResult], folder: Path) -> 
         return
     for result in results:
         for metric in result.metrics:
-            name = f"{result.task}/{metric.name}"
+            name = f"{result.file_stem}/{metric.name}"
             bounds = {"": metric.value, "/ci_low": metric.ci_low, "/ci_high": metric.ci_high}
             run.log_metrics(
                 {

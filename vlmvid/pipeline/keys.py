@@ -27,7 +27,7 @@ STAGE_ROOTS: dict[str, tuple[str, ...]] = {
     "text": ("vlmvid.models.text",),
     "filter": ("vlmvid.data.filtering_captions", "vlmvid.data.filtering_features", "vlmvid.models.embedding"),
     "align": ("vlmvid.training.align",),
-    "evaluate": ("vlmvid.evaluation.runner", "vlmvid.evaluation.frame_order", "vlmvid.models.embedding"),
+    "evaluate": ("vlmvid.evaluation.runner", "vlmvid.evaluation.battery", "vlmvid.models.embedding"),
     "register": ("vlmvid.serving.model_folder", "vlmvid.serving.pyfunc_model"),
     "search": ("vlmvid.serving.search", "vlmvid.serving.model"),
 }
@@ -113,6 +113,10 @@ class StageKeys:
             from vlmvid.models.families import backbone_module
 
             roots = (*roots, backbone_module(self._recipe.encode.vision))
+        if stage == "evaluate" and self._recipe.evaluate is not None:
+            from vlmvid.pipeline.media import benchmark_modules
+
+            roots = (*roots, *benchmark_modules(self._recipe.evaluate.benchmarks))
         deciding = set(STAGE_PACKAGES[stage])
         if stage in ("align", "evaluate") and self._recipe.adapted_encoders:
             roots = (*roots, "vlmvid.training.end_to_end", "vlmvid.models.saving", "vlmvid.video.augment")
@@ -259,7 +263,19 @@ class StageKeys:
 
     def _evaluate(self) -> KeyParts:
         before: tuple[StageName, ...] = (self.rows_stage, "encode", "align")
-        return self._make("evaluate", before, {"evaluate": _dump(self._recipe.evaluate)})
+        config = self._recipe.evaluate
+        assert config is not None  # the stage exists only with its section
+        parts = self._make("evaluate", before, {"evaluate": config.key_config()})
+        return parts.model_copy(update={"inputs": {**parts.inputs, **self.benchmark_inputs}})
+
+    @cached_property
+    def benchmark_inputs(self) -> dict[str, str]:
+        """A digest of each benchmark's files, looked at once: of their videos too."""
+        from vlmvid.pipeline.media import inputs_digest
+
+        config = self._recipe.evaluate
+        benchmarks = () if config is None else config.benchmarks
+        return {f"benchmark {some.label}": inputs_digest(some, self._hash_file) for some in benchmarks}
 
     def _register(self) -> KeyParts:
         before: tuple[StageName, ...] = ("encode", "align")

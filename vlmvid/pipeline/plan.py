@@ -62,6 +62,10 @@ def plan(request: RunRequest) -> list[StagePlan]:
             plans.append(StagePlan(name=stage, status="run", key="", reason=reason))
             changed.add(stage)
             continue
+        except MissingDataError as error:
+            plans.append(StagePlan(name=stage, status="run", key="", reason=f"a benchmark is not there: {error}"))
+            changed.add(stage)
+            continue
         except (ArtifactError, TrackingError) as error:
             if stage != "search":
                 raise

@@ -39,6 +39,8 @@ def preflight(request: RunRequest) -> None:
     if context.recipe.evaluate is not None:
         for name in context.recipe.evaluate.tasks:
             TASKS.get(name)
+        found = len(context.keys.benchmark_inputs)  # which reads annotation files and looks for what they show
+        logger.debug("%d benchmarks are there", found)
     if stages["encode"] == "run":
         _check_widths(context, vision_backbone(context), text_encoder(context))
     if stages.get("align") == "run":

@@ -30,17 +30,23 @@ class RunRequest(Config):
 
 
 class ShardJob(Config):
-    """One shard's worth of a stage: the unit of a Prefect task."""
+    """One shard's worth of a stage, the unit of a Prefect task: some clips, or one named piece of work."""
 
     stage: str
     index: int
     count: int
-    video_ids: tuple[str, ...]
+    video_ids: tuple[str, ...] = ()
+    name: str = ""
 
     @property
     def label(self) -> str:
-        """For people: ``decode shard 3 of 8``."""
-        return f"{self.stage} shard {self.index + 1} of {self.count}"
+        """For people: ``decode shard 3 of 8``, ``evaluate retrieval``."""
+        return f"{self.stage} {self.name or f'shard {self.index + 1} of {self.count}'}"
+
+    @property
+    def task_name(self) -> str:
+        """What tells its task from the others of the stage: its name, else its number from 1."""
+        return self.name or str(self.index + 1)
 
 
 class ShardReport(Config):

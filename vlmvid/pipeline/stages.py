@@ -10,13 +10,13 @@ SHARDED_STAGES: dict[StageName, ShardedStage] = {
     "curate": ShardedStage("curate", curate.plan_shards, curate.run_shard, curate.finish),
     "decode": ShardedStage("decode", decode.plan_shards, decode.run_shard, decode.finish),
     "encode": ShardedStage("encode", encode.plan_shards, encode.run_shard, encode.finish),
+    "evaluate": ShardedStage("evaluate", evaluate.plan_shards, evaluate.run_shard, evaluate.finish),
 }
 STAGES: dict[StageName, ShardedStage | WholeStage] = {
     "ingest": WholeStage("ingest", ingest.compute),
     **SHARDED_STAGES,
     "filter": WholeStage("filter", filter.compute),
     "align": WholeStage("align", align.compute, align.confirm),
-    "evaluate": WholeStage("evaluate", evaluate.compute),
     "register": WholeStage("register", register.compute, register.confirm),
     "search": WholeStage("search", search.compute),
 }

@@ -6,15 +6,14 @@ import json
 import textwrap
 from typing import Any
 
-from vlmvid.evaluation.base import TaskResult
 from vlmvid.evaluation.report import format_table
+from vlmvid.evaluation.runner import result_of
 from vlmvid.pipeline.context import RunContext, open_context
 from vlmvid.pipeline.evaluate import REPORT_FILE
 from vlmvid.pipeline.register import read_registered
 from vlmvid.pipeline.request import RunRequest
 from vlmvid.pipeline.search import read_hits
 from vlmvid.tracking.outage import without_password
-from vlmvid.types import MetricResult
 
 
 def summarise(request: RunRequest) -> dict[str, Any]:
@@ -44,8 +43,9 @@ def summary_text(document: dict[str, Any]) -> str:
 
     lines = [f"{document['recipe']}: " + ", ".join(_stage_words(document)), ""]
     if "results" in document:
-        lines += [format_table([_result(value) for value in document["results"]]), ""]
-        protocols = [f"{result['task']}: {result['protocol']}" for result in document["results"]]
+        results = [result_of(value) for value in document["results"]]
+        lines += [format_table(results), ""]
+        protocols = [f"{result.task}: {result.protocol}" for result in results]
         lines += [textwrap.fill(text, 100, subsequent_indent="  ") for text in protocols] + [""]
     if "hits" in document:
         lines += [hits_table([Hit.model_validate(hit) for hit in document["hits"]]), ""]
@@ -90,11 +90,3 @@ def _tracking(context: RunContext) -> dict[str, Any]:
     uri = without_password(context.registry_uri)
     command = uri if uri.startswith("http") else f"mlflow ui --backend-store-uri {uri}"
     return {"uri": uri, "command": command, "gaps": list(context.tracker.gaps)}
-
-
-def _result(value: dict[str, Any]) -> TaskResult:
-    metrics = tuple(
-        MetricResult(**{**metric, "value": float("nan") if metric["value"] is None else metric["value"]})
-        for metric in value["metrics"]
-    )
-    return TaskResult(task=value["task"], protocol=value["protocol"], metrics=metrics)

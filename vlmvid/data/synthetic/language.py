@@ -27,6 +27,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from vlmvid.data.probes import with_article
 from vlmvid.data.synthetic.world import (
     COLOURS,
     COUNTS,
@@ -98,11 +99,6 @@ def noun(scene: Scene) -> str:
 def subject(scene: Scene) -> str:
     """Count, size, colour and shape, e.g. ``"two small red squares"``."""
     return f"{_NUMBER[scene.count]} {scene.size} {scene.colour} {noun(scene)}"
-
-
-def with_article(name: str) -> str:
-    """The context object with its article."""
-    return f"a {name}"
 
 
 def object_list(objects: tuple[str, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from vlmvid.data.probes import balanced_probes, presence_question, with_article
 from vlmvid.data.synthetic.language import attribute_statement, motion_statement, object_statement
 from vlmvid.data.synthetic.world import (
     COLOURS,
@@ -17,8 +18,6 @@ from vlmvid.data.synthetic.world import (
 )
 from vlmvid.types import Question
 
-NEGATIVE_KINDS = ("random", "popular", "adversarial")
-YES_NO = ("yes", "no")
 _ASKED: dict[str, tuple[str, tuple[str | int, ...]]] = {
     "shape": ("which shape is it?", SHAPES),
     "colour": ("which colour is it?", COLOURS),
@@ -117,34 +116,26 @@ def _presence_question(scene: Scene, video_id: str, seed: int, number: int) -> Q
 
 
 def _probes(scene: Scene, video_id: str, seed: int, number: int) -> list[Question]:
-    """Per kind of negatives as many absent objects as present ones, half of the answers yes."""
-    probes = []
-    for kind in NEGATIVE_KINDS:
-        absent = absent_objects(scene, kind, seed=seed, number=number)[: len(scene.objects)]
-        for present, names in ((True, scene.objects), (False, absent)):
-            for name in names:
-                probes.append(
-                    _object_question(
-                        name,
-                        present,
-                        question_id=f"{video_id}/{kind}/{name}",
-                        task="hallucination",
-                        attributes={"negatives": kind, "object": name},
-                    )
-                )
-    return probes
+    def ask(kind: str, name: str, present: bool) -> Question:
+        return _object_question(
+            name,
+            present,
+            question_id=f"{video_id}/{kind}/{name}",
+            task="hallucination",
+            attributes={"negatives": kind, "object": name},
+        )
+
+    return list(balanced_probes(scene.objects, lambda kind: absent_objects(scene, kind, seed=seed, number=number), ask))
 
 
 def _object_question(
     name: str, present: bool, *, question_id: str, task: str, attributes: dict[str, str | int | float | bool]
 ) -> Question:
-    return Question(
+    return presence_question(
+        present,
         question_id=question_id,
-        task=task,
-        kind="yes_no",
-        question=f"is there a {name} in the clip?",
-        answer="yes" if present else "no",
-        choices=YES_NO,
+        question=f"is there {with_article(name)} in the clip?",
         statements=(object_statement(name, present=True), object_statement(name, present=False)),
+        task=task,
         attributes=attributes,
     )

@@ -8,12 +8,14 @@ An aggregate has these metrics, the main one first:
   most frequent answer of the items; ``accuracy/blind``: the predictions made without the video.
 - ``accuracy_GROUP_VALUE`` for each group and value, ``UNIT_accuracy`` for each unit: all its items right.
 - ``n_total``, ``n_scored``, ``n_parsed``, ``ties``.
+- where predictions carry confidences, coverage at risk and effective reliability (`vlmvid.metrics.selective`).
 
 Where missing predictions are skipped every name ends in ``[missing=skip]``.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +29,7 @@ from vlmvid.evaluation.answers.base import Parser
 from vlmvid.evaluation.base import Sample, TaskResult, metric_slug
 from vlmvid.evaluation.scoring.base import Item, ScoreSettings
 from vlmvid.evaluation.scoring.predictions import Predictions
-from vlmvid.metrics import chance_result, rate_result
+from vlmvid.metrics import chance_result, rate_result, selective_results
 from vlmvid.types import MetricResult
 
 Score = Callable[[Any, Item], float]
@@ -36,7 +38,11 @@ _SHOWN = 5
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """One item with what became of its prediction; `score` is 0 unless `status` is ``parsed``."""
+    """One item with what became of its prediction.
+
+    `score` is 0 (or the scorer's `worst`) unless `status` is ``parsed``; `confidence` is that of a prediction
+    ``{"answer": ..., "confidence": ...}``.
+    """
 
     item: Item
     status: str  # parsed | unparsed | missing
@@ -44,6 +50,7 @@ class Outcome:
     parsed: Any = None
     score: float = 0.0
     tied: bool = False
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,7 @@ class AnswerScorer:
         chance: an item's expected score under guessing; None = no such baseline.
         ties: (raw, item) -> whether the best answer is tied with another; only scored choices can be.
         macro: names of groups whose unweighted mean is reported too, as ``accuracy_GROUP_macro``.
+        worst: the score of an item without a parsed answer; None = 0, which for an error would be the best.
     """
 
     benchmark: str
@@ -79,15 +87,17 @@ class AnswerScorer:
     chance: Callable[[Item], float] | None = None
     ties: Callable[[Any, Item], bool] | None = None
     macro: tuple[str, ...] = ()
+    worst: Callable[[Item], float] | None = None
 
     def __call__(self, items: Sequence[Item], predictions: Predictions, settings: ScoreSettings) -> TaskResult:
         """The result, principled whatever ``settings.compat`` says."""
-        outcomes = outcomes_of(items, predictions, self.parser, self.score, self.ties)
+        outcomes = outcomes_of(items, predictions, self.parser, self.score, self.ties, self.worst)
         counted = [o for o in outcomes if o.status != "missing"] if settings.missing == "skip" else outcomes
         if not counted:
             raise EvaluationError(f"{predictions.source} has no prediction for any of the {len(items)} items")
         metrics = aggregate(self, outcomes, counted, settings)
         metrics += self._baselines([o.item for o in counted], settings)
+        metrics += selective(counted, settings) if self.is_rate else []
         return TaskResult(
             task=self.benchmark,
             protocol=f"{self.about}; parser {self.parser.name}; {coverage(items, predictions, outcomes, settings)}",
@@ -111,16 +121,19 @@ class AnswerScorer:
                 self.result(f"{self.metric}/majority", self.constant_scores(items, majority), items, settings)
             )
         if settings.blind is not None:
-            blind = outcomes_of(items, settings.blind, self.parser, self.score, self.ties)
+            blind = outcomes_of(items, settings.blind, self.parser, self.score, self.ties, self.worst)
             metrics.append(self.result(f"{self.metric}/blind", [o.score for o in blind], items, settings))
         return metrics
+
+    def _worst(self, item: Item) -> float:
+        return 0.0 if self.worst is None else self.worst(item)
 
     def constant_scores(self, items: Sequence[Item], response: Any) -> NDArray[np.float64]:
         """The score of each item when every response is `response`."""
         scores = np.zeros(len(items))
         for row, item in enumerate(items):
             parsed = self.parser.parse(response, item)
-            scores[row] = 0.0 if parsed is None else self.score(parsed, item)
+            scores[row] = self._worst(item) if parsed is None else self.score(parsed, item)
         return scores
 
     def result(
@@ -130,12 +143,19 @@ class AnswerScorer:
         return rate_result(
             name,
             scores,
-            clusters=[item.video_id for item in items],
+            clusters=cluster_codes(items),
             bounded=self.is_rate,
             seed=settings.seed,
             num_bootstrap=settings.num_bootstrap,
             higher_is_better=self.higher_is_better,
         )
+
+
+def cluster_codes(items: Sequence[Item]) -> list[int]:
+    """A number for each item's video, in the order of their names: what numpy sorts faster than the names."""
+    names = [item.video_id for item in items]
+    code = {name: number for number, name in enumerate(sorted(set(names)))}
+    return [code[name] for name in names]
 
 
 def outcomes_of(
@@ -144,21 +164,45 @@ def outcomes_of(
     parser: Parser,
     score: Score,
     ties: Callable[[Any, Item], bool] | None = None,
+    worst: Callable[[Item], float] | None = None,
 ) -> list[Outcome]:
     """What became of each item's prediction, in the order of the items."""
     outcomes = []
     for item in items:
         if item.item_id not in predictions.values:
-            outcomes.append(Outcome(item, "missing"))
+            outcomes.append(Outcome(item, "missing", score=worst(item) if worst else 0.0))
             continue
-        raw = predictions.values[item.item_id]
+        raw, confidence = _with_confidence(predictions.values[item.item_id], item, predictions)
         parsed = parser.parse(raw, item)
         if parsed is None:
-            outcomes.append(Outcome(item, "unparsed", raw))
+            outcomes.append(Outcome(item, "unparsed", raw, score=worst(item) if worst else 0.0))
             continue
         tied = ties is not None and ties(raw, item)
-        outcomes.append(Outcome(item, "parsed", raw, parsed, score(parsed, item), tied))
+        outcomes.append(Outcome(item, "parsed", raw, parsed, score(parsed, item), tied, confidence))
     return outcomes
+
+
+def _with_confidence(value: Any, item: Item, predictions: Predictions) -> tuple[Any, float | None]:
+    """The answer of a prediction and its confidence, if it is an object that has both."""
+    if not isinstance(value, dict) or not {"answer", "confidence"} <= value.keys():
+        return value, None
+    confidence = value["confidence"]
+    if isinstance(confidence, bool) or not isinstance(confidence, int | float) or not math.isfinite(confidence):
+        raise EvaluationError(f"{predictions.source}, {item.item_id}: confidence must be a number, got {confidence!r}")
+    return value["answer"], float(confidence)
+
+
+def selective(counted: Sequence[Outcome], settings: ScoreSettings) -> list[MetricResult]:
+    """The metrics of `vlmvid.metrics.selective`, if any prediction has a confidence; one without was not answered."""
+    if all(row.confidence is None for row in counted):
+        return []
+    return selective_results(
+        [row.score for row in counted],
+        [-math.inf if row.confidence is None else row.confidence for row in counted],
+        clusters=[row.item.video_id for row in counted],
+        seed=settings.seed,
+        num_bootstrap=settings.num_bootstrap,
+    )
 
 
 def aggregate(
@@ -186,7 +230,7 @@ def aggregate(
                     higher_is_better=scorer.higher_is_better,
                 )
             )
-    metrics += unit_results(counted, settings)
+    metrics += unit_results(outcomes, settings)
     return [*metrics, *counts(outcomes, counted)]
 
 
@@ -199,22 +243,35 @@ def grouped(outcomes: Sequence[Outcome]) -> dict[str, dict[str, list[Outcome]]]:
     return {group: dict(sorted(values.items())) for group, values in sorted(found.items())}
 
 
+def units_of(outcomes: Sequence[Outcome], kind: str, settings: ScoreSettings) -> list[list[Outcome]]:
+    """The outcomes of each unit of `kind`, in order of first appearance.
+
+    Where missing predictions are skipped, a unit that lacks one is left out: the rest says nothing about the whole.
+    """
+    units: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        if kind in outcome.item.units:
+            units.setdefault(outcome.item.units[kind], []).append(outcome)
+    skip = settings.missing == "skip"
+    return [rows for rows in units.values() if not (skip and any(row.status == "missing" for row in rows))]
+
+
 def unit_results(outcomes: Sequence[Outcome], settings: ScoreSettings) -> list[MetricResult]:
     """``UNIT_accuracy`` for each kind of unit: the share of units whose items are all right (score 1)."""
-    units: dict[str, dict[str, list[Outcome]]] = {}
-    for outcome in outcomes:
-        for kind, unit in outcome.item.units.items():
-            units.setdefault(kind, {}).setdefault(unit, []).append(outcome)
-    return [
-        rate_result(
-            f"{kind}_accuracy",
-            np.array([all(row.score == 1 for row in rows) for rows in members.values()]),
-            clusters=[rows[0].item.video_id for rows in members.values()],
-            seed=settings.seed,
-            num_bootstrap=settings.num_bootstrap,
-        )
-        for kind, members in sorted(units.items())
-    ]
+    kinds = sorted({kind for outcome in outcomes for kind in outcome.item.units})
+    found = {kind: units_of(outcomes, kind, settings) for kind in kinds}
+    return [unit_rate(f"{kind}_accuracy", units, settings) for kind, units in found.items() if units]
+
+
+def unit_rate(name: str, units: Sequence[Sequence[Outcome]], settings: ScoreSettings) -> MetricResult:
+    """The share of units whose items are all right."""
+    return rate_result(
+        name,
+        [float(all(row.score == 1 for row in rows)) for rows in units],
+        clusters=[rows[0].item.video_id for rows in units],
+        seed=settings.seed,
+        num_bootstrap=settings.num_bootstrap,
+    )
 
 
 def counts(outcomes: Sequence[Outcome], counted: Sequence[Outcome]) -> list[MetricResult]:
@@ -265,7 +322,7 @@ def labelled(metrics: Sequence[MetricResult], settings: ScoreSettings) -> tuple[
 def sample(outcome: Outcome) -> Sample:
     """The row of the sample log; every scorer's rows have `item_id`, `video_id`, `status` and `score`."""
     item = outcome.item
-    return {
+    row: Sample = {
         "item_id": item.item_id,
         "video_id": item.video_id,
         "status": outcome.status,
@@ -274,9 +331,14 @@ def sample(outcome: Outcome) -> Sample:
         "answer": _cell(item.answer),
         "score": float(outcome.score),
         "tied": outcome.tied,
-        **{f"group_{name}": value for name, value in item.groups.items()},
-        **{f"unit_{name}": value for name, value in item.units.items()},
     }
+    if outcome.confidence is not None:
+        row["confidence"] = outcome.confidence
+    for name, value in item.groups.items():
+        row[f"group_{name}"] = value
+    for name, value in item.units.items():
+        row[f"unit_{name}"] = value
+    return row
 
 
 def accuracy_by(outcomes: Sequence[Outcome], key: Callable[[Item], str]) -> Mapping[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from string import Formatter
 from typing import Any, Literal
 
 from pydantic import Field
@@ -32,7 +33,7 @@ class Columns(Config):
     video_id: str
     question: str = ""
     choices: str | tuple[str, ...] = ()
-    answer: str
+    answer: str = ""
     groups: dict[str, str] = Field(default_factory=dict, description="name of the breakdown: column")
     units: dict[str, str] = Field(default_factory=dict, description="name of the unit: column")
 
@@ -48,8 +49,10 @@ class DeclaredBenchmark(Config):
     file: str
     format: Literal["json", "jsonl", "table"]
     columns: Columns
-    media: str = Field(default="{video_id}", description="name of the media file, from the columns")
-    answer_is: Literal["text", "index", "letter"] = "text"
+    media: str | tuple[str, ...] = Field(default="{video_id}", description="names of media files, from the columns")
+    answer_is: Literal["text", "index", "letter", "diagonal"] = Field(
+        default="text", description="diagonal: the i-th medium belongs to the i-th choice"
+    )
     prediction_keys: tuple[tuple[str, ...], tuple[str, ...]] | None = None
 
 
@@ -58,7 +61,7 @@ def read_declared(place: str) -> Benchmark:
     path = FOLDER / place
     declared = validate(DeclaredBenchmark, read_recipe_dict(path), source=str(path))
     family = FAMILIES.get(declared.family)
-    file = AnnotationFile(declared.file, _names(declared.columns), declared.publisher)
+    file = AnnotationFile(declared.file, _names(declared), declared.publisher)
     return Benchmark(
         name=declared.name,
         title=declared.title,
@@ -73,11 +76,18 @@ def read_declared(place: str) -> Benchmark:
     )
 
 
-def _names(columns: Columns) -> tuple[str, ...]:
+def _media(declared: DeclaredBenchmark) -> tuple[str, ...]:
+    return (declared.media,) if isinstance(declared.media, str) else declared.media
+
+
+def _names(declared: DeclaredBenchmark) -> tuple[str, ...]:
+    columns = declared.columns
     named: list[str] = []
     for value in (columns.item_id, columns.video_id, columns.question, columns.choices, columns.answer):
         named += [value] if isinstance(value, str) else value
     named += [*columns.groups.values(), *columns.units.values()]
+    for template in _media(declared):
+        named += [name for _, name, _, _ in Formatter().parse(template) if name and name != "video_id"]
     return tuple(dict.fromkeys(name for name in named if name))
 
 
@@ -102,19 +112,23 @@ def _item(declared: DeclaredBenchmark, row: Mapping[str, Any], path: Path) -> It
     item_id = "_".join(str(row[name]) for name in names)
     choices = row[columns.choices] if isinstance(columns.choices, str) else [row[name] for name in columns.choices]
     video_id = str(row[columns.video_id])
+    fields = {**row, "video_id": video_id}
+    value = row[columns.answer] if columns.answer else None
     return Item(
         item_id=item_id,
         video_id=video_id,
-        answer=_answer(declared, row[columns.answer], [str(choice) for choice in choices], f"{path}, {item_id}"),
+        answer=_answer(declared, value, [str(choice) for choice in choices], f"{path}, {item_id}"),
         question=str(row[columns.question]) if columns.question else "",
         choices=tuple(str(choice) for choice in choices),
-        media=(Media(declared.media.format(video_id=video_id, **{k: v for k, v in row.items() if k != "video_id"})),),
+        media=tuple(Media(template.format(**fields)) for template in _media(declared)),
         groups={name: str(row[column]) for name, column in columns.groups.items()},
         units={name: str(row[column]) for name, column in columns.units.items()},
     )
 
 
 def _answer(declared: DeclaredBenchmark, value: Any, choices: list[str], where: str) -> Any:
+    if declared.answer_is == "diagonal":
+        return tuple(range(len(_media(declared))))
     if not choices:
         return value if isinstance(value, str) else str(value)
     if declared.answer_is == "text":

@@ -1,7 +1,16 @@
 """Evaluations by name; one file each."""
 
 from vlmvid.evaluation.base import Task
-from vlmvid.evaluation.tasks import attributes, bias, hallucination, retrieval, temporal, vqa
+from vlmvid.evaluation.tasks import (
+    attributes,
+    bias,
+    classification,
+    clip_score,
+    hallucination,
+    retrieval,
+    temporal,
+    vqa,
+)
 from vlmvid.registry import Registry
 
 TASKS: Registry[Task] = Registry("evaluation task")
@@ -11,5 +20,7 @@ TASKS.register("vqa", vqa.run)
 TASKS.register("hallucination", hallucination.run)
 TASKS.register("bias", bias.run)
 TASKS.register("temporal", temporal.run)
+TASKS.register("classification", classification.run)
+TASKS.register("clip_score", clip_score.run)
 
 __all__ = ["TASKS"]

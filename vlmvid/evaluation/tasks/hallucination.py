@@ -1,4 +1,4 @@
-"""Object hallucination: yes-no probes of present and absent objects, after POPE (arXiv 2305.10355)."""
+"""Hallucination: probes of present and absent objects after POPE (arXiv 2305.10355), changed captions, and groups."""
 
 from __future__ import annotations
 
@@ -18,18 +18,20 @@ from vlmvid.evaluation.base import (
     metric_slug,
     missing_input,
 )
+from vlmvid.evaluation.probe_metrics import counterfactual_metrics, group_metrics
 from vlmvid.metrics import chance_result, f1_result, mean_result
 from vlmvid.types import MetricResult, Question
 
 _KIND_ORDER = ("random", "popular", "adversarial")
 _NEEDED = (
     "questions of task 'hallucination' and kind 'yes_no' with choices 'yes' and 'no' and the attribute 'negatives' "
-    "('random', 'popular' or 'adversarial')"
+    "('random', 'popular', 'adversarial', or 'group' with the attributes 'group' and 'cell'), or of kind 'mcq' with "
+    "two choices and negatives 'counterfactual'"
 )
 
 
 def run(data: EvaluationData, config: EvaluateConfig) -> TaskResult:
-    """POPE's scores per kind of negative, and the hallucination rate over all kinds.
+    """POPE's scores per kind of negative, and the hallucination rate over all kinds; then changed captions and groups.
 
     The answer is yes when the yes statement is strictly nearer to the clip than the no statement and
     no when it is strictly farther; a tie is the wrong answer. `false_yes_rate` is the share of absent
@@ -41,7 +43,10 @@ def run(data: EvaluationData, config: EvaluateConfig) -> TaskResult:
         raise missing_input("hallucination", _NEEDED)
     for row, question in asked:
         _check(data.clips[row].video_id, question)
-    samples = _samples(data, asked)
+    everything = _samples(data, asked)
+    changed = [sample for sample in everything if sample["negatives"] == "counterfactual"]
+    grouped = [sample for sample in everything if sample["group"] is not None]
+    samples = [sample for sample in everything if sample["label_yes"] is not None and sample["group"] is None]
     metrics: list[MetricResult] = []
     absent = [sample for sample in samples if not sample["label_yes"]]
     if absent:
@@ -50,18 +55,32 @@ def run(data: EvaluationData, config: EvaluateConfig) -> TaskResult:
     by_kind = group_by(samples, lambda sample: str(sample["negatives"]))
     for kind in sorted(by_kind, key=lambda name: (name not in _KIND_ORDER, _order(name), name)):
         metrics += _kind_metrics(metric_slug(kind), by_kind[kind], config)
-    num_tied = sum(bool(sample["tied"]) for sample in samples)
+    of_groups, num_broken = group_metrics(grouped, config)
+    metrics += [*counterfactual_metrics(changed, config), *of_groups]
+    num_tied = sum(bool(sample["tied"]) for sample in everything)
     protocol = (
         f"POPE-style object probing on split {config.split!r}: {len(samples)} yes-no questions, "
         f"{len(samples) - len(absent)} of present and {len(absent)} of absent objects, answered by the nearer "
         f"statement; {num_tied} ties counted as the wrong answer; false_yes_rate = absent objects affirmed; "
         "intervals clustered by video"
     )
-    return TaskResult("hallucination", protocol, tuple(metrics), samples)
+    if changed:
+        protocol += f"; {len(changed)} captions against a copy with one word changed"
+    if grouped:
+        protocol += (
+            f"; {len(grouped)} answers in groups of two videos and two questions, {num_broken} groups incomplete"
+        )
+    return TaskResult("hallucination", protocol, tuple(metrics), everything)
 
 
 def _check(video_id: str, question: Question) -> None:
-    if question.kind != "yes_no" or sorted(question.choices) != ["no", "yes"] or "negatives" not in question.attributes:
+    attributes = question.attributes
+    if question.kind == "mcq":
+        fits = len(question.choices) == 2 and attributes.get("negatives") == "counterfactual"
+    else:
+        fits = question.kind == "yes_no" and sorted(question.choices) == ["no", "yes"] and "negatives" in attributes
+        fits = fits and ("group" in attributes) == ("cell" in attributes)
+    if not fits:
         raise EvaluationError(
             f"question {question.question_id!r} of clip {video_id!r} has kind {question.kind!r}, choices "
             f"{question.choices} and attributes {question.attributes}; task 'hallucination' needs {_NEEDED}"
@@ -75,17 +94,26 @@ def _order(kind: str) -> int:
 def _samples(data: EvaluationData, asked: list[tuple[int, Question]]) -> list[Sample]:
     samples: list[Sample] = []
     for (row, question), score in zip(asked, choice_scores(data, asked), strict=True):
-        yes, no = float(score[question.choices.index("yes")]), float(score[question.choices.index("no")])
-        label_yes = question.answer == "yes"
+        is_probe = question.kind == "yes_no"
+        # Of a changed caption the first score is that of the true text.
+        first = question.choices.index("yes" if is_probe else question.answer)
+        yes, no = float(score[first]), float(score[1 - first])
+        label_yes = question.answer == "yes" if is_probe else None
+        truth = label_yes is not False
+        predicted = yes > no if yes != no else not truth
         samples.append(
             {
                 "video_id": data.clips[row].video_id,
                 "question_id": question.question_id,
                 "negatives": str(question.attributes["negatives"]),
-                "object": str(question.attributes["object"]) if "object" in question.attributes else None,
+                "object": _attribute(question, "object"),
+                "swap": _attribute(question, "swap"),
+                "group": _attribute(question, "group"),
+                "cell": _attribute(question, "cell"),
                 "question": question.question,
                 "label_yes": label_yes,
-                "predicted_yes": yes > no if yes != no else not label_yes,
+                "predicted_yes": predicted if is_probe else None,
+                "correct": predicted == truth,
                 "tied": yes == no,
                 "yes_score": yes,
                 "no_score": no,
@@ -94,15 +122,18 @@ def _samples(data: EvaluationData, asked: list[tuple[int, Question]]) -> list[Sa
     return samples
 
 
+def _attribute(question: Question, name: str) -> str | None:
+    return str(question.attributes[name]) if name in question.attributes else None
+
+
 def _kind_metrics(prefix: str, samples: list[Sample], config: EvaluateConfig) -> list[MetricResult]:
     label, predicted = _column(samples, "label_yes"), _column(samples, "predicted_yes")
     clusters = np.array([str(sample["video_id"]) for sample in samples])
-    correct = [{**sample, "correct": sample["label_yes"] == sample["predicted_yes"]} for sample in samples]
     answered_yes = [sample for sample in samples if sample["predicted_yes"]]
     present = [sample for sample in samples if sample["label_yes"]]
     absent = [sample for sample in samples if not sample["label_yes"]]
     return [
-        _rate(f"{prefix}_accuracy", "correct", correct, config),
+        _rate(f"{prefix}_accuracy", "correct", samples, config),
         chance_result(f"{prefix}_accuracy", np.full(len(samples), 0.5)),
         _rate(f"{prefix}_precision", "label_yes", answered_yes, config),
         _rate(f"{prefix}_recall", "predicted_yes", present, config),

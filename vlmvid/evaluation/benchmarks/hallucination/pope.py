@@ -1,41 +1,73 @@
-"""POPE: is an object in the picture or not (arXiv 2305.10355; RUCAIBox/POPE at 3df3ba1b11)."""
+"""POPE: is an object in the picture or not (arXiv 2305.10355; RUCAIBox/POPE at 3df3ba1b11).
+
+The COCO files are JSON Lines. Those of A-OKVQA and GQA, under the same suffix, are one indented JSON list, which POPE's
+own script cannot read as labels. Each file has 3,000 questions about 500 pictures, half of them yes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from vlmvid.errors import EvaluationError
-from vlmvid.evaluation.answers.yes_no import pope as pope_parser
-from vlmvid.evaluation.answers.yes_no import yes_no
-from vlmvid.evaluation.base import TaskResult
-from vlmvid.evaluation.scoring.aggregate import AnswerScorer, Outcome, labelled, outcomes_of
-from vlmvid.evaluation.scoring.base import AnnotationFile, Benchmark, Item, Media, ScoreSettings
+from vlmvid.evaluation.answers import yes_no as parsers
+from vlmvid.evaluation.benchmarks.hallucination.common import (
+    Mode,
+    YesNoScorer,
+    mean_score,
+    modes,
+    quoted_csv,
+    values_by,
+    yes_no_answers,
+)
+from vlmvid.evaluation.scoring.aggregate import Outcome
+from vlmvid.evaluation.scoring.base import AnnotationFile, Benchmark, Item, Media
 from vlmvid.evaluation.scoring.predictions import Predictions, from_pairs, read_document
-from vlmvid.evaluation.scoring.reading import read_json_lines, unique_items
-from vlmvid.metrics import f1_result, yes_no_scores
-from vlmvid.types import MetricResult
+from vlmvid.evaluation.scoring.reading import (
+    choose,
+    find_file,
+    read_json,
+    read_json_lines,
+    read_text,
+    require_columns,
+    unique_items,
+)
 
 SPLITS = ("random", "popular", "adversarial")
+SOURCES = {"coco": "coco_pope", "aokvqa": "aokvqa_pope_seem", "gqa": "gqa_pope_seem"}
 FILE = AnnotationFile(
-    "coco_pope_*.json", ("question_id", "image", "text", "label"), "https://github.com/RUCAIBox/POPE (output/coco)"
+    "coco_pope_*.json", ("question_id", "image", "text", "label"), "https://github.com/RUCAIBox/POPE (folder output)"
 )
 
 
 def read(path: Path, options: Mapping[str, str]) -> list[Item]:
-    """The questions of one split's file, or of the three splits in a folder; ids are ``SPLIT_QUESTION``."""
-    files = {_split_of(path): path} if path.is_file() else {}
-    for split in SPLITS if not files else ():
-        found = sorted(path.glob(f"*_pope_{split}.json"))
-        if found:
-            files[split] = found[0]
-    if not files:
-        files = {SPLITS[0]: path / f"coco_pope_{SPLITS[0]}.json"}  # not there either: the reader's message says all
-    items = [_item(split, row) for split, file in files.items() for row in read_json_lines(file, FILE)]
+    """The questions of one split's file, or of the splits found in a folder; ids are ``SPLIT_QUESTION``.
+
+    Options:
+        source: coco (default), aokvqa or gqa: whose files of a folder.
+        split: all (default; those that are there), random, popular or adversarial.
+    """
+    prefix = SOURCES[choose(options, "source", tuple(SOURCES))]
+    wanted = choose(options, "split", ("all", *SPLITS))
+    if path.is_file():
+        return unique_items(_items(_split_of(path), path), path)
+    items: list[Item] = []
+    for split in SPLITS if wanted == "all" else (wanted,):
+        if wanted != "all" or any(path.rglob(f"{prefix}_{split}.json")):
+            items += _items(split, find_file(path, FILE, f"{prefix}_{split}.json"))
+    if not items:
+        find_file(path, FILE, f"{prefix}_{SPLITS[0]}.json")  # its message says what is missing and where it is
     return unique_items(items, path)
+
+
+def _items(split: str, path: Path) -> list[Item]:
+    if read_text(path, FILE).lstrip().startswith("["):
+        rows = read_json(path, list, FILE)
+        for number, row in enumerate(rows, start=1):
+            require_columns(path, FILE, row if isinstance(row, dict) else {}, f"entry {number}")
+    else:
+        rows = read_json_lines(path, FILE)
+    return [_item(split, row) for row in rows]
 
 
 def _split_of(path: Path) -> str:
@@ -47,7 +79,7 @@ def _item(split: str, row: Mapping[str, object]) -> Item:
     return Item(
         item_id=f"{split}_{row['question_id']}",
         video_id=image,
-        answer=str(row["label"]).strip().lower(),
+        answer="no" if str(row["label"]).strip().lower() == "no" else "yes",
         question=str(row["text"]),
         choices=("yes", "no"),
         media=(Media(image),),
@@ -58,33 +90,37 @@ def _item(split: str, row: Mapping[str, object]) -> Item:
 def read_answers(path: Path, items: Sequence[Item]) -> Predictions:
     """POPE's own answer file: one ``{"question", "answer"}`` per line, in the order of the questions.
 
-    A file, or a folder with one file for each split that was read. A line with `question_id` joins by that id.
+    A file, or a folder with one file for each split that was read. A line with `question_id` joins by that id, and an
+    object ``{id: answer}`` by its keys. In order, each line's question must hold the one that is asked there.
     Raises EvaluationError for another number of lines, or a question that is not the one asked there.
     """
-    splits = dict.fromkeys(item.groups["negatives"] for item in items)
-    files = (
-        {next(iter(splits)): path} if path.is_file() and len(splits) == 1 else {s: _of_split(path, s) for s in splits}
-    )
-    pairs: list[tuple[str, object]] = []
-    for split, file in files.items():
-        asked = [item for item in items if item.groups["negatives"] == split]
-        rows = read_document(file)
+    splits = list(dict.fromkeys(item.groups["negatives"] for item in items))
+    if path.is_file():
+        rows = read_document(path)
         if isinstance(rows, dict):
-            pairs += [(str(key), value) for key, value in rows.items()]
-        elif all(isinstance(row, dict) and "question_id" in row for row in rows):
-            pairs += [(f"{split}_{row['question_id']}", row.get("answer")) for row in rows]
-        else:
-            pairs += _in_order(file, rows, asked)
+            return from_pairs([(str(key), value) for key, value in rows.items()], str(path))
+        if all(isinstance(row, dict) and "id" in row for row in rows):
+            return from_pairs([(str(row["id"]), row.get("answer", row.get("prediction"))) for row in rows], str(path))
+        if len(splits) > 1:
+            return from_pairs(_in_order(path, rows, items), str(path))
+        return from_pairs(_of_split(path, rows, splits[0], items), str(path))
+    pairs: list[tuple[str, object]] = []
+    for split in splits:
+        found = sorted(path.glob(f"*{split}*"))
+        if len(found) != 1:
+            raise EvaluationError(f"{path} holds {len(found)} files for the split {split!r}; expected one *{split}*")
+        asked = [item for item in items if item.groups["negatives"] == split]
+        pairs += _of_split(found[0], read_document(found[0]), split, asked)
     return from_pairs(pairs, str(path))
 
 
-def _of_split(path: Path, split: str) -> Path:
-    if path.is_file():
-        return path
-    found = sorted(path.glob(f"*{split}*"))
-    if len(found) != 1:
-        raise EvaluationError(f"{path} holds {len(found)} files for the split {split!r}; expected one named *{split}*")
-    return found[0]
+def _of_split(file: Path, rows: object, split: str, asked: Sequence[Item]) -> list[tuple[str, object]]:
+    if isinstance(rows, dict):
+        return [(str(key), value) for key, value in rows.items()]
+    lines = rows if isinstance(rows, list) else []
+    if all(isinstance(row, dict) and "question_id" in row for row in lines):
+        return [(f"{split}_{row['question_id']}", row.get("answer")) for row in lines]
+    return _in_order(file, lines, asked)
 
 
 def _in_order(file: Path, rows: Sequence[object], asked: Sequence[Item]) -> list[tuple[str, object]]:
@@ -99,7 +135,7 @@ def _in_order(file: Path, rows: Sequence[object], asked: Sequence[Item]) -> list
             raise EvaluationError(
                 f"{file}, line {number}: expected an object with question and answer, got {row!r:.80}"
             )
-        if row.get("question", item.question) != item.question:
+        if item.question.casefold() not in str(row.get("question", item.question)).casefold():
             raise EvaluationError(
                 f"{file}, line {number}: answers {row['question']!r}, but the question there is {item.question!r}; "
                 "keep the order of the questions or give question_id"
@@ -108,79 +144,76 @@ def _in_order(file: Path, rows: Sequence[object], asked: Sequence[Item]) -> list
     return pairs
 
 
-_answers = AnswerScorer(
-    benchmark="pope",
-    parser=yes_no,
-    score=lambda parsed, item: float(parsed == item.answer),
+_answers = yes_no_answers(
+    "pope",
     about="POPE: yes or no, pooled over the splits that were read and for each of them",
-    constants=("yes", "no"),
-    answer_text=lambda item: item.answer,
-    chance=lambda item: 0.5,
 )
 
 
-def score(items: Sequence[Item], predictions: Predictions, settings: ScoreSettings) -> TaskResult:
-    """Accuracy, and F1, precision, recall and yes ratio for all items and each split.
-
-    An answer that cannot be parsed is wrong: it counts as the opposite of the label in precision and recall.
-    """
-    result = _answers(items, predictions, settings)
-    outcomes = outcomes_of(items, predictions, yes_no, _answers.score)
-    if settings.missing == "skip":
-        outcomes = [outcome for outcome in outcomes if outcome.status != "missing"]
-    metrics = _yes_no_metrics("", outcomes)
-    for split in dict.fromkeys(item.groups["negatives"] for item in items):
-        metrics += _yes_no_metrics(f"_negatives_{split}", [o for o in outcomes if o.item.groups["negatives"] == split])
-    return replace(result, metrics=(*result.metrics, *labelled(metrics, settings)))
+def _tables(outcomes: Sequence[Outcome]) -> tuple[dict[str, int], dict[str, float]]:
+    table = dict.fromkeys(("TP", "FP", "TN", "FN"), 0)
+    for outcome in outcomes:
+        yes, label = outcome.parsed == "yes", outcome.item.answer == "yes"
+        table[("T" if yes == label else "F") + ("P" if yes else "N")] += 1
+    right = table["TP"] + table["TN"]
+    return table, {"accuracy": right / len(outcomes), "yes_ratio": (table["TP"] + table["FP"]) / len(outcomes)}
 
 
-def _yes_no_metrics(suffix: str, outcomes: Sequence[Outcome]) -> list[MetricResult]:
-    if not outcomes:
-        return []
-    label = np.array([outcome.item.answer == "yes" for outcome in outcomes])
-    predicted = np.where(
-        [outcome.status == "parsed" for outcome in outcomes], [o.parsed == "yes" for o in outcomes], ~label
-    )
-    scores = yes_no_scores(predicted, label)
-    parsed_yes = np.array([outcome.parsed == "yes" for outcome in outcomes])
-    clusters = [outcome.item.video_id for outcome in outcomes]
-    values = {"precision": scores.precision, "recall": scores.recall}
-    return [
-        f1_result(f"f1{suffix}", predicted, label, clusters=clusters),
-        *(MetricResult(name=f"{name}{suffix}", value=value, num_samples=len(label)) for name, value in values.items()),
-        MetricResult(name=f"yes_ratio{suffix}", value=float(parsed_yes.mean()), num_samples=len(label)),
-    ]
-
-
-def score_as_pope(items: Sequence[Item], predictions: Predictions, settings: ScoreSettings) -> TaskResult:
-    """POPE's evaluate.py: everything that is not a no is a yes, also an empty answer.
-
-    Raises EvaluationError where the script stops: an item without an answer, or a ratio without a denominator.
-    """
-    missing = predictions.missing(item.item_id for item in items)
-    if missing:
-        raise EvaluationError(f"POPE's script joins by order and needs every answer; {len(missing)} are missing")
-    outcomes = outcomes_of(items, predictions, pope_parser, _answers.score)
-    predicted = np.array([outcome.parsed == "yes" for outcome in outcomes])
-    scores = yes_no_scores(predicted, np.array([item.answer == "yes" for item in items]))
-    if np.isnan(scores.precision) or np.isnan(scores.recall) or np.isnan(scores.f1):
-        raise EvaluationError("POPE's script divides by zero here: nothing was answered yes, or no label is yes")
+def _as_pope(outcomes: Sequence[Outcome]) -> tuple[dict[str, float], str]:
+    table, values = _tables(outcomes)
+    precision = table["TP"] / (table["TP"] + table["FP"])
+    recall = table["TP"] / (table["TP"] + table["FN"])
     values = {
-        "accuracy": scores.accuracy,
-        "precision": scores.precision,
-        "recall": scores.recall,
-        "f1": scores.f1,
-        "yes_ratio": scores.yes_ratio,
+        "accuracy": values["accuracy"],
+        "precision": precision,
+        "recall": recall,
+        "f1": 2 * precision * recall / (precision + recall),
+        "yes_ratio": values["yes_ratio"],
     }
-    printed = "Accuracy: {accuracy}\nPrecision: {precision}\nRecall: {recall}\nF1 score: {f1}\nYes ratio: {yes_ratio}"
-    base = _answers(items, predictions, settings)
-    return replace(
-        base,
-        protocol="POPE's evaluate.py: no if the text before the first full stop has the word No, not or no, else yes",
-        metrics=tuple(MetricResult(name=name, value=value, num_samples=len(items)) for name, value in values.items()),
-        compat="pope",
-        printed=printed.format(**values),
-    )
+    names = ("Accuracy", "Precision", "Recall", "F1 score", "Yes ratio")
+    lines = [f"{name}: {value}" for name, value in zip(names, values.values(), strict=True)]
+    return values, "\n".join(["TP\tFP\tTN\tFN\t", "\t".join(str(table[name]) for name in table), *lines])
+
+
+def _as_lmms_eval(outcomes: Sequence[Outcome]) -> tuple[dict[str, float], str]:
+    said = [(outcome.item.answer, outcome.parsed) for outcome in outcomes]
+    hits = said.count(("yes", "yes"))
+    precision = _guarded(hits, hits + said.count(("no", "yes")))
+    recall = _guarded(hits, hits + said.count(("yes", "no")))
+    values = {
+        "accuracy": mean_score(outcomes),
+        "precision": precision,
+        "recall": recall,
+        "f1": _guarded(2 * precision * recall, precision + recall),
+        "yes_ratio": sum(label == "yes" for label, _ in said) / len(said),
+    }
+    names = ("pope_accuracy", "pope_precision", "pope_recall", "pope_f1_score", "pope_yes_ratio")
+    return values, "\n".join(f"{name}: {value}" for name, value in zip(names, values.values(), strict=True))
+
+
+def _as_vlmevalkit(outcomes: Sequence[Outcome]) -> tuple[dict[str, float], str]:
+    values: dict[str, float] = {}
+    rows = []
+    by_split = values_by(outcomes, lambda item: item.groups["negatives"])
+    for split, members in [("Overall", outcomes), *sorted(by_split.items())]:
+        yes = [row for row in members if row.parsed == "yes"]
+        hits = sum(row.item.answer == "yes" for row in yes)
+        precision = _guarded(hits, len(yes))
+        recall = _guarded(hits, sum(row.item.answer == "yes" for row in members))
+        found = {
+            "f1": _guarded(2 * precision * recall, precision + recall),
+            "accuracy": mean_score(members),
+            "precision": precision,
+            "recall": recall,
+        }
+        rows.append([split, *(100 * value for value in found.values())])
+        suffix = "" if split == "Overall" else f"_negatives_{split}"
+        values |= {f"{name}{suffix}": value for name, value in found.items()}
+    return values, quoted_csv(("split", "Overall", "acc", "precision", "recall"), rows)
+
+
+def _guarded(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else 0.0
 
 
 BENCHMARK = Benchmark(
@@ -190,7 +223,34 @@ BENCHMARK = Benchmark(
     source="arXiv 2305.10355",
     files=(FILE,),
     read=read,
-    score=score,
-    compat={"pope": score_as_pope},
+    score=YesNoScorer(_answers, by=("negatives",)),
+    compat=modes(
+        "pope",
+        Mode(
+            name="pope",
+            parser=parsers.pope,
+            protocol="POPE's evaluate.py: no if the text before the first full stop has the word No, not or no, else "
+            "yes, an empty answer too",
+            measure=_as_pope,
+        ),
+        Mode(
+            name="lmms-eval",
+            parser=parsers.lower_text,
+            protocol="lmms-eval at 75571cfe0f: exact match in lower case; other texts are wrong and in neither "
+            "precision nor recall; yes_ratio is that of the labels; splits are pooled",
+            measure=_as_lmms_eval,
+        ),
+        Mode(
+            name="vlmevalkit",
+            parser=parsers.vlmevalkit,
+            protocol="VLMEvalKit at e8e78f05f3, exact matching: yes or no if just one of the words occurs, else "
+            "Unknown, which is wrong and counts as no in precision, recall and F1; it calls F1 Overall",
+            measure=_as_vlmevalkit,
+        ),
+    ),
+    options={
+        "source": "whose pictures: coco (default), aokvqa or gqa",
+        "split": "all (default), random, popular or adversarial",
+    },
     read_predictions=read_answers,
 )

@@ -1,0 +1,47 @@
+"""Benchmarks that a recipe evaluates its model on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from vlmvid.config.base import Config
+
+FrameCondition = Literal["middle", "random", "reversed", "shuffled", "repeated", "black"]
+
+
+class BenchmarkConfig(Config):
+    """One benchmark: the annotation files of its authors, and the folder of its videos or pictures.
+
+    Where the files lie enters no key; what they hold does.
+    """
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    name: str = Field(min_length=1, description="as `vlmvid score --list` shows it")
+    annotations: str = Field(min_length=1, description="the annotation file, or the folder that holds it")
+    media: str = Field(min_length=1, description="folder of the videos or pictures; searched in full")
+    options: dict[str, str] = Field(default_factory=dict, description="of the benchmark, e.g. its split")
+    compat: tuple[str, ...] = Field(default=(), description="reference scorers that are reproduced beside it")
+    as_: str | None = Field(default=None, alias="as", min_length=1, description="name of the result; None = the name")
+
+    @property
+    def label(self) -> str:
+        """Name of the result."""
+        return self.as_ or self.name
+
+    @property
+    def annotations_path(self) -> Path:
+        """Where the annotation files lie."""
+        return Path(self.annotations).expanduser().absolute()
+
+    @property
+    def media_path(self) -> Path:
+        """Where the videos or pictures lie."""
+        return Path(self.media).expanduser().absolute()
+
+    def key_config(self) -> dict[str, Any]:
+        """What of this decides the result, as JSON values."""
+        return self.model_dump(mode="json", by_alias=True, exclude={"annotations", "media"})

@@ -1,0 +1,48 @@
+"""DocVQA: questions about pictures of documents (arXiv 2007.00398), scored by ANLS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from vlmvid.evaluation.benchmarks.qa.anls_qa import anls_scorer, answers_of, lmms_eval_scorer, read_questions
+from vlmvid.evaluation.scoring.base import AnnotationFile, Benchmark, Item, Media
+from vlmvid.evaluation.scoring.reading import unique_items
+
+FILE = AnnotationFile(
+    "val_v1.0*.json",
+    ("questionId", "question", "image", "docId", "answers"),
+    "https://www.docvqa.org/datasets (single-page document VQA)",
+)
+
+
+def read(path: Path, options: Mapping[str, str]) -> list[Item]:
+    """The questions under ``data``; those of one document are one cluster, ``question_types`` are groups."""
+    items = []
+    for row in read_questions(path, FILE):
+        types = row.get("question_types") or []
+        items.append(
+            Item(
+                item_id=str(row["questionId"]),
+                video_id=str(row["docId"]),
+                answer=answers_of(row),
+                question=str(row["question"]),
+                media=(Media(str(row["image"])),),
+                # A question may have several types; each is a breakdown of its own.
+                groups={f"type_{str(name).replace('/', '_')}": "yes" for name in types},
+            )
+        )
+    return unique_items(items, path)
+
+
+BENCHMARK = Benchmark(
+    name="docvqa",
+    title="DocVQA (val)",
+    kind="open",
+    source="arXiv 2007.00398",
+    files=(FILE,),
+    read=read,
+    score=anls_scorer("docvqa", "DocVQA"),
+    compat={"lmms-eval": lmms_eval_scorer("docvqa")},
+    prediction_keys=(("questionId", "question_id", "id"), ("answer", "prediction", "response")),
+)

@@ -1,0 +1,175 @@
+"""What the aligned model makes of clips, with their frames as they are or under a condition of the probe battery."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmvid.artifacts.arrays import as_float32
+from vlmvid.evaluation.frame_order import condition_features, condition_frames, is_exact_on_features
+from vlmvid.pipeline import decode, end_to_end
+from vlmvid.pipeline.context import RunContext
+from vlmvid.pipeline.encode import encode_rows, vision_backbone
+from vlmvid.pipeline.encode_shard import FEATURES, PATCHES, TOKENS
+from vlmvid.pipeline.encode_shard import STAGE as ENCODE
+from vlmvid.pipeline.sources import SourceRow
+from vlmvid.types import FrameBatch
+
+if TYPE_CHECKING:
+    from vlmvid.models.backbones.base import FrozenBackbone
+
+Float32 = NDArray[np.float32]
+ALL, REVERSED = "all", "reversed"
+
+
+class ClipEmbeddings:
+    """Embeddings of some clips; features that are not stored yet are made and kept like those of the dataset.
+
+    Attributes:
+        rows: the clips that have frames and finite features, in the order given. Known after the first embedding.
+    """
+
+    def __init__(self, context: RunContext, rows: Sequence[SourceRow]) -> None:
+        self._context = context
+        self._given = list(rows)
+
+    def embed(self, condition: str = ALL, seed: int = 0, *, backwards: bool = False) -> Float32:
+        """Embeddings (N, D), L2-normalised, of `rows` under a condition of their frames.
+
+        Where the backbone looks at each frame alone, the condition is applied to its features; else, and for black
+        frames, the clips are decoded and encoded again. A single frame is repeated for a model that does not take
+        clips of one. `backwards` turns the frames round before the condition.
+        """
+        from vlmvid.models.embedding import embed_videos
+
+        turns = (REVERSED,) if backwards else ()
+        steps = [step for step in (*turns, condition) if step != ALL]
+        names = [row.clip.video_id for row in self.rows]
+        if not steps or (self._sees_frames_alone and all(is_exact_on_features(step) for step in steps)):
+            features = self._features
+            for step in steps:
+                features = condition_features(features, step, names, seed, keep_length=not self._takes_one_frame)
+            return embed_videos(self._model, features)
+
+        def change(frames: NDArray[np.uint8], name: str) -> NDArray[np.uint8]:
+            for step in steps:
+                frames = condition_frames(frames, step, name, seed, keep_length=not self._takes_one_frame)
+            return frames
+
+        return np.concatenate(
+            [embed_videos(self._model, self._encode(np.stack(frames))) for frames in self._frames(change)]
+        )
+
+    @cached_property
+    def rows(self) -> list[SourceRow]:
+        """The clips that can be embedded."""
+        if self._adapted:
+            return [row for row, frames in self._decoded() if frames is not None]
+        stored = self._stored_keys
+        return [row for row in self._given if self._key(row) in stored]
+
+    @cached_property
+    def _features(self) -> Float32:
+        if self._adapted:
+            return np.concatenate([self._encode(np.stack(frames)) for frames in self._frames(lambda f, row: f)])
+        store = self._context.store
+        if self._reads_tokens:
+            keys = [self._context.keys.tokens_key(decode.clip_key(self._context, row)) for row in self.rows]
+            known = store.clips(TOKENS).rows(keys)
+            return as_float32(store.clips(TOKENS).column(PATCHES, [known[key] for key in keys]).read())
+        known = store.clips(ENCODE).rows([self._key(row) for row in self.rows])
+        return as_float32(store.clips(ENCODE).column(FEATURES, [known[self._key(row)] for row in self.rows]).read())
+
+    @cached_property
+    def _stored_keys(self) -> set[str]:
+        """Keys of the clips with stored features, after making those that can be made."""
+        context, size = self._context, self._context.recipe.options.shard_size
+        keys = {self._key(row): row for row in self._given}
+        missing = [row for key, row in keys.items() if key not in context.store.clips(ENCODE).rows(keys)]
+        context.progress.begin(ENCODE, len(missing), "clip")
+        for start in range(0, len(missing), size):
+            encode_rows(context, missing[start : start + size]).finish(start // size)
+        context.progress.end(ENCODE)
+        return set(context.store.clips(ENCODE).rows(keys))
+
+    def _key(self, row: SourceRow) -> str:
+        return self._context.keys.encode_key(decode.clip_key(self._context, row))
+
+    def _decoded(self) -> Iterator[tuple[SourceRow, NDArray[np.uint8] | None]]:
+        """Each clip's frames, from the store where they are kept; None for a clip that cannot be decoded."""
+        store = self._context.store.clips(decode.STAGE)
+        keys = {row.clip.video_id: decode.clip_key(self._context, row) for row in self._given}
+        kept = store.rows(keys.values())
+        todo = [row for row in self._given if keys[row.clip.video_id] not in kept]
+        with closing(decode.decode_rows(self._context, todo)) as outcomes:
+            for row in self._given:
+                place = kept.get(keys[row.clip.video_id])
+                outcome = next(outcomes) if place is None else None
+                if place is not None:
+                    yield row, store.gather("frames", [place])[0]
+                else:
+                    yield row, outcome.frames if isinstance(outcome, FrameBatch) else None
+
+    def _frames(
+        self, change: Callable[[NDArray[np.uint8], str], NDArray[np.uint8]]
+    ) -> Iterator[list[NDArray[np.uint8]]]:
+        """The changed frames of `rows` in batches."""
+        wanted = {row.clip.video_id for row in self.rows}
+        batch: list[NDArray[np.uint8]] = []
+        for row, frames in self._decoded():
+            if frames is None or row.clip.video_id not in wanted:
+                continue
+            batch.append(change(frames, row.clip.video_id))
+            if len(batch) == self._context.recipe.options.encode_batch_size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _encode(self, frames: NDArray[np.uint8]) -> Float32:
+        found = self._backbone.encode_clips(frames, keep_tokens=self._reads_tokens)
+        if self._reads_tokens:
+            return found["tokens"][:, :, self._backbone.num_prefix_tokens :]
+        return found[self._backbone.config.feature]
+
+    @cached_property
+    def _takes_one_frame(self) -> bool:
+        """Whether backbone and pooling take a clip of one frame; else the frame is repeated to their length."""
+        from vlmvid.models.embedding import embed_videos
+
+        try:
+            self._backbone.num_steps(1)
+            embed_videos(self._model, self._features[:1, :1])
+        except ValueError:  # a ConfigError is one too
+            return False
+        return True
+
+    @property
+    def _adapted(self) -> bool:
+        return "vision" in self._context.recipe.adapted_encoders
+
+    @property
+    def _reads_tokens(self) -> bool:
+        align = self._context.recipe.align
+        return align is not None and align.pooling.reads == "tokens"
+
+    @property
+    def _sees_frames_alone(self) -> bool:
+        return self._backbone.window(self._context.recipe.decode.sampling.num_frames) == 1
+
+    @cached_property
+    def _backbone(self) -> FrozenBackbone:
+        if not self._adapted:
+            return vision_backbone(self._context)
+        return end_to_end.adapted_vision(self._context)
+
+    @cached_property
+    def _model(self) -> Any:
+        from vlmvid.models.alignment import load_alignment
+
+        return load_alignment(self._context.folder("align"))

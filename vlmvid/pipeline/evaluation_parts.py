@@ -1,0 +1,211 @@
+"""The parts of an evaluation, one for each task and benchmark: each is stored by itself and cached by its own key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmvid.artifacts import Facts, KeyParts
+from vlmvid.artifacts.code import code_closure, package_versions
+from vlmvid.config.benchmarks import BenchmarkConfig
+from vlmvid.config.schema import EvaluateConfig
+from vlmvid.errors import ArtifactError
+from vlmvid.evaluation.base import EvaluationData, TaskResult
+from vlmvid.evaluation.battery import NUM_SEEDS, battery, is_seeded
+from vlmvid.evaluation.dual_encoder import answer
+from vlmvid.evaluation.runner import evaluate, read_results, write_results
+from vlmvid.evaluation.scoring.base import Media, ScoreSettings
+from vlmvid.evaluation.tasks import TASKS
+from vlmvid.pipeline import end_to_end
+from vlmvid.pipeline.align import split_clips
+from vlmvid.pipeline.clip_embeddings import ALL, ClipEmbeddings
+from vlmvid.pipeline.context import RunContext
+from vlmvid.pipeline.ingest import read_rows
+from vlmvid.pipeline.media import benchmark_modules, media_of, media_rows, open_benchmark
+
+PART = "evaluation"  # the stage name of parts in the store
+_PACKAGES = {"numpy", "timm", "torch"}
+# Not the runner, which knows every task: a part's key depends on its own.
+_COMMON = ("vlmvid.evaluation.battery", "vlmvid.models.embedding")
+
+
+def part_names(config: EvaluateConfig) -> list[str]:
+    """The names of the parts: tasks, then benchmarks."""
+    return [*config.tasks, *(benchmark.label for benchmark in config.benchmarks)]
+
+
+def code_roots(config: EvaluateConfig, name: str) -> tuple[str, ...]:
+    """The modules that decide the result of one part."""
+    chosen = [benchmark for benchmark in config.benchmarks if benchmark.label == name]
+    return (*_COMMON, *benchmark_modules(chosen)) if chosen else (*_COMMON, TASKS.get(name).__module__)
+
+
+def compute_part(context: RunContext, name: str) -> None:
+    """Measure one task or benchmark and store the result, unless it is stored already."""
+    parts = part_keys(context, name)
+    if context.store.ref(PART, parts.key) is not None:
+        return
+    config = _config(context)
+    chosen = next((benchmark for benchmark in config.benchmarks if benchmark.label == name), None)
+    results = _task_results(context, name) if chosen is None else _benchmark_results(context, chosen)
+
+    def write(folder: Path) -> None:
+        write_results(results, folder)
+
+    facts = Facts(recipe=context.recipe.name, counts={"results": len(results)}, adopted_code=False, revision="")
+    context.store.publish(parts, "report", write, facts)
+
+
+def stored_results(context: RunContext, name: str) -> list[TaskResult]:
+    """What `compute_part` has stored, with its samples; raises ArtifactError when it has not."""
+    parts = part_keys(context, name)
+    if context.store.ref(PART, parts.key) is None:
+        raise ArtifactError(f"the result of {name!r} (key {parts.key}) is not in {context.store.uri}; evaluate again")
+    return read_results(context.store.open_artifact(PART, parts.key))
+
+
+def part_keys(context: RunContext, name: str) -> KeyParts:
+    """What one part depends on: the model, the data or the benchmark's files, and the code of this part alone."""
+    config = _config(context)
+    whole = context.keys.parts("evaluate")
+    own = f"benchmark {name}"
+    if own in whole.inputs:
+        inputs = {key: whole.inputs[key] for key in ("align", own)}
+        # Features of other videos than the dataset's: by what decodes and encodes them.
+        encoded = context.keys.parts("encode")
+        about: dict[str, Any] = {"encode": encoded.config, "weights": encoded.weights}
+        about["benchmark"] = next(some.key_config() for some in config.benchmarks if some.label == name)
+    else:
+        inputs = {key: value for key, value in whole.inputs.items() if not key.startswith("benchmark ")}
+        about = {"task": name}
+    modules, packages = code_closure(code_roots(config, name))
+    shared = {k: v for k, v in config.key_config().items() if k not in ("tasks", "benchmarks")}
+    return KeyParts(
+        stage=PART,
+        inputs=inputs,
+        config={**about, "evaluate": shared},
+        code=modules,
+        packages=package_versions(package for package in packages if package in _PACKAGES),
+    )
+
+
+def _config(context: RunContext) -> EvaluateConfig:
+    config = context.recipe.evaluate
+    assert config is not None  # the stage exists only with its section
+    return config
+
+
+def _task_results(context: RunContext, name: str) -> list[TaskResult]:
+    config = _config(context)
+    only = config.model_copy(update={"tasks": (name,), "benchmarks": ()})
+    embeddings = _own_clips(context, context.keys.key("align"))
+    clips = tuple(row.clip for row in embeddings.rows)
+    embed_texts = _text_embedder(context)
+
+    def measured(condition: str, seed: int) -> TaskResult:
+        data = EvaluationData(
+            clips=clips,
+            video_embeds=embeddings.embed(condition, seed),
+            embed_texts=embed_texts,
+            shuffled_video_embeds=embeddings.embed("shuffled", config.seed) if name == "temporal" else None,
+        )
+        return evaluate(data, only)[0]
+
+    return _with_battery(config, measured)
+
+
+def _benchmark_results(context: RunContext, chosen: BenchmarkConfig) -> list[TaskResult]:
+    config = _config(context)
+    benchmark, items = open_benchmark(chosen)
+    media = _BenchmarkMedia(context, chosen, media_of(items))
+    embed_texts = _text_embedder(context)
+
+    def scored(condition: str, seed: int, compat: str | None = None) -> TaskResult:
+        settings = ScoreSettings(
+            compat=compat, options=chosen.options, num_bootstrap=config.num_bootstrap, seed=config.seed
+        )
+        media.show(condition, seed)
+        predictions = answer(benchmark, items, media, embed_texts)
+        result = benchmark.scorer(settings)(items, predictions, settings)
+        return result.renamed(chosen.label, f"{benchmark.title}; {result.protocol}{media.gaps()}")
+
+    results = _with_battery(config, scored)
+    return [*results, *(scored(ALL, config.seed, compat) for compat in chosen.compat)]
+
+
+def _with_battery(config: EvaluateConfig, measure: Any) -> list[TaskResult]:
+    """The result with the frames as they are, and, if the recipe asks for it, that of the probe battery."""
+    first: TaskResult = measure(ALL, config.seed)
+    if not config.battery:
+        return [first]
+    found: dict[str, list[TaskResult]] = {ALL: [first]}
+    for condition in config.battery:
+        seeds = range(config.seed, config.seed + (NUM_SEEDS if is_seeded(condition) else 1))
+        found[condition] = [measure(condition, seed) for seed in seeds]
+    return [first, battery(found, seed=config.seed, num_bootstrap=config.num_bootstrap)]
+
+
+class _BenchmarkMedia:
+    """The embeddings of a benchmark's media, some of which are shown backwards."""
+
+    def __init__(self, context: RunContext, config: BenchmarkConfig, media: Sequence[Media]) -> None:
+        self._rows, self._failed = media_rows(config, media, context.store.digests.digest)
+        self._by_order = {
+            order: ClipEmbeddings(context, [row for some, row in self._rows.items() if some.order == order])
+            for order in dict.fromkeys(some.order for some in self._rows)
+        }
+        self._place: dict[Media, int] = {}
+        self._embeds: NDArray[np.float32] = np.empty((0, 0), np.float32)
+
+    @property
+    def embeds(self) -> NDArray[np.float32]:
+        """Float32 (N, D), L2-normalised, under the condition that is shown."""
+        return self._embeds
+
+    def row_of(self, media: Media) -> int | None:
+        """The row of `media` in `embeds`; None for what could not be read."""
+        return self._place.get(media)
+
+    def show(self, condition: str, seed: int) -> None:
+        """Embed everything under a condition; what is shown backwards is turned round before it."""
+        parts: list[NDArray[np.float32]] = []
+        self._place = {}
+        start = 0
+        for order, clips in self._by_order.items():
+            number = {id(row): place for place, row in enumerate(clips.rows)}
+            for media, row in self._rows.items():
+                if media.order == order and id(row) in number:
+                    self._place[media] = start + number[id(row)]
+            parts.append(clips.embed(condition, seed, backwards=order == "reversed"))
+            start += len(parts[-1])
+        self._embeds = np.concatenate(parts)
+
+    def gaps(self) -> str:
+        """What could not be shown, in words that end a protocol."""
+        lost = [*self._failed, *(media for media in self._rows if media not in self._place)]
+        if not lost:
+            return ""
+        names = ", ".join(media.name for media in lost[:3])
+        return f"; {len(lost)} videos or pictures are missing or cannot be read ({names}), their items count as wrong"
+
+
+@lru_cache(maxsize=2)
+def _own_clips(context: RunContext, align_key: str) -> ClipEmbeddings:
+    """The evaluated split; `align_key` makes it anew for another model of the same recipe."""
+    by_id = {row.clip.video_id: row for row in read_rows(context)}
+    clips = split_clips(context, _config(context).split)
+    return ClipEmbeddings(context, [by_id[clip.video_id] for clip in clips])
+
+
+def _text_embedder(context: RunContext) -> Any:
+    from vlmvid.models.alignment import load_alignment
+    from vlmvid.models.embedding import embed_texts
+
+    model = load_alignment(context.folder("align"))
+    read_texts = end_to_end.text_reader(context)
+    return lambda texts: embed_texts(model, read_texts(texts))

@@ -1,0 +1,125 @@
+"""``vlmvid score`` and ``vlmvid make-probes``: files in, files out; neither a recipe nor a model."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vlmvid.config.load import apply_override, validate
+from vlmvid.errors import ConfigError
+from vlmvid.evaluation.base import TaskResult
+from vlmvid.evaluation.benchmarks import BENCHMARKS, get_benchmark
+from vlmvid.evaluation.report import format_table
+from vlmvid.evaluation.runner import write_samples
+from vlmvid.evaluation.scoring.base import ScoreSettings
+from vlmvid.evaluation.scoring.files import ScoreFiles, parse_options, score_files
+
+_WIDTH = 100
+
+
+def run_score(arguments: Mapping[str, Any]) -> tuple[TaskResult, Path]:
+    """The score that the command line asks for, and where its samples were written.
+
+    Raises ConfigError for arguments that are missing or unknown, and as `score_files` does.
+    """
+    task = arguments["task"]
+    if not task:
+        raise ConfigError("score needs the name of a benchmark; `vlmvid score --list` shows them")
+    benchmark = get_benchmark(task)
+    for name in ("predictions", "references"):
+        if not arguments[name]:
+            places = ", ".join(f"{file.name} ({file.publisher})" for file in benchmark.files)
+            raise ConfigError(f"score {task} needs --{name}; {benchmark.title} has the files {places}")
+    if arguments["num_bootstrap"] < 100:
+        raise ConfigError(f"--num-bootstrap {arguments['num_bootstrap']} must be at least 100")
+    settings = ScoreSettings(
+        compat=arguments["compat"],
+        missing=arguments["missing"],
+        options=parse_options(arguments["option"]),
+        num_bootstrap=arguments["num_bootstrap"],
+        seed=arguments["seed"],
+    )
+    files = ScoreFiles(
+        predictions=Path(arguments["predictions"]),
+        references=Path(arguments["references"]),
+        blind=_path(arguments["blind"]),
+        against=_path(arguments["against"]),
+        probes={name: Path(path) for name, path in parse_options(arguments["probe"]).items()},
+    )
+    samples = Path(arguments["samples"] or f"{task}.samples.parquet")
+    if not samples.parent.is_dir():
+        raise ConfigError(f"--samples {samples}: there is no folder {samples.parent}; make it first")
+    result = score_files(task, files, settings)
+    write_samples(result.samples, samples)
+    return result, samples
+
+
+def score_text(result: TaskResult, samples: Path) -> str:
+    """A score for a terminal."""
+    lines = []
+    if result.printed is not None:
+        lines += [f"As {result.compat} prints it:", textwrap.indent(result.printed.rstrip(), "  "), ""]
+    protocol = textwrap.fill(f"{result.task}: {result.protocol}", _WIDTH, subsequent_indent="  ")
+    return "\n".join([*lines, format_table([result]), "", protocol, f"Samples  {samples}"])
+
+
+def list_benchmarks(*, as_json: bool) -> Any:
+    """What can be scored: a JSON list, or a text with two lines for each benchmark."""
+    found = [get_benchmark(name) for name in BENCHMARKS]
+    if as_json:
+        return [
+            {
+                "name": benchmark.name,
+                "title": benchmark.title,
+                "kind": benchmark.kind,
+                "source": benchmark.source,
+                "files": [{"name": f.name, "publisher": f.publisher, "columns": f.columns} for f in benchmark.files],
+                "compat": sorted(benchmark.compat),
+                "options": dict(benchmark.options),
+            }
+            for benchmark in found
+        ]
+    lines = []
+    for benchmark in found:
+        lines.append(f"{benchmark.name:<22} {benchmark.title} ({benchmark.source})")
+        details = [f"files {', '.join(file.name for file in benchmark.files)}"]
+        details += [f"compat {', '.join(sorted(benchmark.compat))}"] if benchmark.compat else []
+        details += [f"options {', '.join(sorted(benchmark.options))}"] if benchmark.options else []
+        lines.append(f"{'':<22} {'; '.join(details)}")
+    return "\n".join(lines)
+
+
+def make_probes(manifest: str, out: str, labels: str | None, options: Sequence[str]) -> dict[str, Any]:
+    """Write `manifest` with probes to `out`; what was made, as JSON.
+
+    Raises ConfigError for an unknown option, DatasetError as `probe_manifest` does.
+    """
+    from vlmvid.evaluation.probes import ProbeOptions, probe_manifest
+
+    given: dict[str, Any] = {}
+    for option in options:
+        apply_override(given, option)
+    chosen = validate(ProbeOptions, given, source="make-probes")
+    made = probe_manifest(Path(manifest), Path(out), chosen, _path(labels))
+    return {
+        "manifest": out,
+        "clips": len(made.clips),
+        "questions": dict(made.counts),
+        "unlabelled": list(made.unlabelled),
+    }
+
+
+def probes_text(made: Mapping[str, Any]) -> str:
+    """What `make_probes` gave, for a terminal."""
+    questions = ", ".join(f"{count} {kind}" for kind, count in made["questions"].items())
+    lines = [f"{made['clips']} clips, {questions} questions", f"Manifest {made['manifest']}"]
+    if made["unlabelled"]:
+        names = ", ".join(made["unlabelled"][:3])
+        lines.insert(1, f"{len(made['unlabelled'])} clips have no objects and got none, e.g. {names}")
+    return "\n".join(lines)
+
+
+def _path(value: str | None) -> Path | None:
+    return None if value is None else Path(value)
