@@ -67,10 +67,10 @@ def test_weights_are_repeated_samples(pairs: list[tuple[float, float]], counts: 
     if not repeated:
         return
     weights = np.array(counts[: len(pairs)], dtype=np.float64)
-    weighted, plain = curve(pairs), curve(repeated)
-    assert weighted.coverage_at_risk(0.2, weights) == pytest.approx(plain.coverage_at_risk(0.2))
-    assert weighted.best_reliability(1, weights) == pytest.approx(plain.best_reliability(1))
-    assert weighted.effective_reliability(1, 0.6, weights) == pytest.approx(plain.effective_reliability(1, 0.6))
+    weighted, plain = curve(pairs).weigh(weights), curve(repeated)
+    assert weighted.coverage_at_risk(0.2) == pytest.approx(plain.coverage_at_risk(0.2))
+    assert weighted.best_reliability(1) == pytest.approx(plain.best_reliability(1))
+    assert weighted.effective_reliability(1, 0.6) == pytest.approx(plain.effective_reliability(1, 0.6))
 
 
 def test_what_was_not_answered_is_never_covered() -> None:

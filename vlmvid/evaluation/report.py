@@ -11,11 +11,12 @@ from vlmvid.types import MetricResult
 
 CHANCE = "/chance"
 _NOT_RATE = re.compile(
-    r".*_rank|(max_|min_)?skew_.*|ndkl.*|(abs_)?bias(_at_\d+)?|.*/std|effect_size.*|bias_amplification_.*|"
+    r".*_rank|(max_|min_)?skew_.*|ndkl.*|(abs_)?bias(_at_\d+)?|effect_size.*|bias_amplification_.*|"
     r"shuffle_change_max|temporal_gain|single_frame_ratio.*|(.*_)?p(_.*)?|.*_(spearman|pearson)|cider.*|mse|"
-    r"yes_bias.*|mcc|(yes|no)_difference|pair_.*_(place|similarity)|(population|top)_.*_gap|recall_auc_gap|rsum"
+    r"clip_score|ref_clip_score|emscore_coarse|yes_bias.*|mcc|(yes|no)_difference|pair_.*_(place|similarity)|(population|top)_.*_gap|recall_auc_gap|rsum"
 )
 _COUNT = re.compile(r"n_(total|scored|parsed)|ties|.*_num_tied|(absent_groups|count_.*)_at_\d+")
+_NO_RATES_BESIDE = ("permutation_p", "mcnemar_p", "std")  # behind the slash
 _IN_BRACKETS = re.compile(r"\[[^\]]*\]")
 _NAME_WIDTH = 36
 _COLUMNS = ("metric", "value", "95 % interval", "n", "chance")
@@ -69,18 +70,13 @@ def markdown_report(results: Sequence[TaskResult], header: Mapping[str, str]) ->
 
 def is_rate(name: str) -> bool:
     """Whether a metric of this name lies in [0, 1] and is printed in percent."""
-    plain = _plain_name(name)
-    return _NOT_RATE.fullmatch(plain) is None and not is_count(name)
+    base, _, beside = _IN_BRACKETS.sub("", name).partition("/")
+    return _NOT_RATE.fullmatch(base) is None and beside not in _NO_RATES_BESIDE and not is_count(name)
 
 
 def is_count(name: str) -> bool:
     """Whether a metric of this name counts samples."""
-    return _COUNT.fullmatch(_plain_name(name)) is not None
-
-
-def _plain_name(name: str) -> str:
-    """A name without what its brackets say, and without its baseline."""
-    return _IN_BRACKETS.sub("", name).removesuffix(CHANCE)
+    return _COUNT.fullmatch(_IN_BRACKETS.sub("", name).removesuffix(CHANCE)) is not None
 
 
 def _rows(result: TaskResult, *, main_only: bool = False) -> list[_Row]:

@@ -22,7 +22,7 @@ Float = NDArray[np.float64]
 
 
 class RiskCoverage:
-    """The risk-coverage curve of weighted samples.
+    """The risk-coverage curve of samples, each counted once unless `weigh` says otherwise.
 
     Args:
         scores: (N,) in [0, 1]; the risk of a sample is 1 - score.
@@ -38,50 +38,54 @@ class RiskCoverage:
             raise EvaluationError(f"expected a score and a confidence each, got shapes {values.shape} and {sure.shape}")
         if not ((values >= 0) & (values <= 1)).all() or np.isnan(sure).any():
             raise EvaluationError("selective prediction needs scores in [0, 1] and confidences that are not NaN")
-        self.order = np.argsort(-sure, kind="stable")
-        self.scores, self.confidence = values[self.order], sure[self.order]
+        self._order = np.argsort(-sure, kind="stable")
+        self._scores, self.confidence = values[self._order], sure[self._order]
+        self._wrong = (self._scores == 0).astype(np.float64)
         # A cut is the end of a run of equal confidences; the last, of what was not answered, is none.
         ends = np.flatnonzero(np.append(self.confidence[1:] != self.confidence[:-1], True))
-        self.cuts = ends[np.isfinite(self.confidence[ends]) | (self.confidence[ends] > 0)]
+        self._cuts = ends[self.confidence[ends] > -np.inf]
         self._starts = np.concatenate([[0], ends[:-1] + 1])
         self._runs = np.repeat(np.arange(len(ends)), np.diff(np.append(self._starts, len(values))))
+        self.weigh(None)
 
-    def coverage_at_risk(self, risk: float, weights: Float | None = None) -> float:
+    def weigh(self, weights: Float | None) -> RiskCoverage:
+        """This curve with `weights` (N,) >= 0 for the samples, in the order they were given in; None = 1 each."""
+        self._weights = np.ones(len(self._scores)) if weights is None else weights[self._order]
+        self._covered = np.cumsum(self._weights)
+        self._gained = np.cumsum(self._weights * self._scores)
+        self._failed = np.cumsum(self._weights * self._wrong)
+        return self
+
+    def coverage_at_risk(self, risk: float) -> float:
         """The largest share of samples that one threshold answers with a mean risk of at most `risk`; 0 if none."""
-        weight = self._weights(weights)
-        covered = np.cumsum(weight)
-        risks = np.cumsum(weight * (1 - self.scores))
-        allowed = self.cuts[risks[self.cuts] <= risk * covered[self.cuts] + 1e-9]
-        return float(covered[allowed[-1]] / covered[-1]) if len(allowed) else 0.0
+        covered = self._covered[self._cuts]
+        allowed = np.flatnonzero(covered - self._gained[self._cuts] <= risk * covered + 1e-9)
+        return float(covered[allowed[-1]] / self._covered[-1]) if len(allowed) else 0.0
 
-    def area(self, weights: Float | None = None) -> float:
+    def area(self) -> float:
         """The mean risk over all coverages 1/N..1 (AURC), with equal confidences in random order; lower is better."""
-        weight = self._weights(weights)
-        per_run = np.add.reduceat(weight * (1 - self.scores), self._starts) / np.maximum(
-            np.add.reduceat(weight, self._starts), 1e-300
-        )
-        errors = np.cumsum(weight * per_run[self._runs])
-        covered = np.cumsum(weight)
-        filled = weight > 0
-        return float((weight[filled] * errors[filled] / covered[filled]).sum() / covered[-1])
+        errors = self._covered - self._gained
+        if len(self._starts) < len(self._scores):
+            lost = np.add.reduceat(self._weights * (1 - self._scores), self._starts)
+            held = np.add.reduceat(self._weights, self._starts)
+            errors = np.cumsum(self._weights * (lost / np.maximum(held, 1e-300))[self._runs])
+        risks = errors / np.maximum(self._covered, 1e-300)
+        return float((self._weights * risks).sum() / self._covered[-1])
 
-    def effective_reliability(self, cost: float, threshold: float, weights: Float | None = None) -> float:
+    def effective_reliability(self, cost: float, threshold: float) -> float:
         """Mean of: the score of an answer that is at least partly right, -`cost` for a wrong one, 0 for an abstention.
 
         Answered is what has a confidence of at least `threshold`. In [-cost, 1].
         """
-        weight = self._weights(weights)
-        gains = np.where(self.scores > 0, self.scores, -float(cost))
-        return float((weight * np.where(self.confidence >= threshold, gains, 0.0)).sum() / weight.sum())
+        answered = int(np.searchsorted(-self.confidence, -threshold, side="right"))
+        if answered == 0:
+            return 0.0
+        return float((self._gained[answered - 1] - cost * self._failed[answered - 1]) / self._covered[-1])
 
-    def best_reliability(self, cost: float, weights: Float | None = None) -> float:
+    def best_reliability(self, cost: float) -> float:
         """`effective_reliability` at the threshold that is best on these very samples: an upper bound, at least 0."""
-        weight = self._weights(weights)
-        gains = np.cumsum(weight * np.where(self.scores > 0, self.scores, -float(cost)))
-        return max(0.0, float(gains[self.cuts].max(initial=0.0) / weight.sum()))
-
-    def _weights(self, weights: Float | None) -> Float:
-        return np.ones(len(self.scores)) if weights is None else weights[self.order]
+        gains = self._gained[self._cuts] - cost * self._failed[self._cuts]
+        return max(0.0, float(gains.max(initial=0.0) / self._covered[-1]))
 
 
 def selective_results(
@@ -108,10 +112,11 @@ def selective_results(
     names += [f"effective_reliability_c{cost}/best" for cost in costs]
 
     def values(weights: Float | None) -> list[float]:
-        found = [curve.coverage_at_risk(risk, weights) for risk in risks] + [curve.area(weights)]
+        curve.weigh(weights)
+        found = [curve.coverage_at_risk(risk) for risk in risks] + [curve.area()]
         if probable:
-            found += [curve.effective_reliability(cost, cost / (1 + cost), weights) for cost in costs]
-        return found + [curve.best_reliability(cost, weights) for cost in costs]
+            found += [curve.effective_reliability(cost, cost / (1 + cost)) for cost in costs]
+        return found + [curve.best_reliability(cost) for cost in costs]
 
     codes = np.unique(np.asarray(clusters), return_inverse=True)[1]
     num_clusters = int(codes.max()) + 1

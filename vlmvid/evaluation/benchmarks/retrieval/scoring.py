@@ -92,7 +92,7 @@ def retrieval_scorer(dataset: Dataset) -> Scorer:
             metrics = [replace(metric, name=f"{metric.name}[ties={ties}]") for metric in metrics]
         return TaskResult(
             task=dataset.name,
-            protocol=_protocol(dataset, joined, items, settings, ties),
+            protocol=_protocol(dataset, joined, sides, settings),
             metrics=labelled(metrics, settings),
             samples=_samples(joined, items, sides),
         )
@@ -221,11 +221,11 @@ def _protocol(dataset: Dataset, joined: Joined, items: Sequence[Item], settings:
     rule = "left out" if settings.missing == "skip" else "ranked last"
     words = [
         dataset.title + (f" ({', '.join(chosen)})" if chosen else ""),
-        f"T2V ranks {len(joined.video_ids)} videos for each of {len(items)} texts by its best correct video",
+        f"T2V ranks {len(joined.video_ids)} videos for each of {len(sides.t2v.clusters)} texts by its best correct video",
         f"V2T ranks {len(joined.text_ids)} texts for each of "
-        f"{int((joined.relevance.transposed().per_query > 0).sum())} videos by its best own text; v2t_group ranks the "
-        "videos' sets of texts by their best text",
-        f"ties {ties}",
+        f"{int((joined.relevance.transposed().per_query > 0).sum())} videos by its best own text"
+        + ("; v2t_group ranks the videos' sets of texts by their best text" if sides.groups is not None else ""),
+        f"ties {sides.t2v.ties}",
         "no re-ranking"
         if settings.options.get("inference_normalisation", "none") == "none"
         else "metrics in brackets use other queries of the test or a bank of captions",
