@@ -132,6 +132,12 @@ def test_predictions_in_all_shapes(tmp_path: Path, name: str, text: str) -> None
     assert read_predictions(tmp_path / name).values == {"a": "yes", "b": None}
 
 
+def test_a_confidence_beside_an_answer_goes_with_it(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"id": "a", "answer": "yes", "confidence": 0.9}\n{"id": "b", "answer": "no"}\n')
+    found = read_predictions(tmp_path / "a.jsonl").values
+    assert found == {"a": {"answer": "yes", "confidence": 0.9}, "b": "no"}
+
+
 @pytest.mark.parametrize(("separator"), [",", ";", "\t"])
 def test_predictions_as_a_table(tmp_path: Path, separator: str) -> None:
     (tmp_path / "a.csv").write_text(f"id{separator}answer\na{separator}yes\nb{separator}\n")

@@ -17,12 +17,11 @@ from vlmvid.evaluation.base import TaskResult, metric_slug
 from vlmvid.evaluation.scoring.aggregate import AnswerScorer, Outcome, count_result, labelled, sample
 from vlmvid.evaluation.scoring.base import Item, Scorer, ScoreSettings
 from vlmvid.evaluation.scoring.circular import score_circular
-from vlmvid.evaluation.scoring.families import CIRCULAR
 from vlmvid.evaluation.scoring.predictions import Predictions
 from vlmvid.evaluation.scoring.reading import choose
 from vlmvid.types import MetricResult
 
-OPTIONS = {"circular": CIRCULAR}
+OPTIONS = {"circular": "true: a prediction is a list of responses, one for each rotation of the options"}
 
 
 def is_circular(options: Mapping[str, str]) -> bool:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from vlmvid.evaluation.scoring.base import Kind, Scorer
+from vlmvid.evaluation.scoring.choices import OPTIONS, ChoiceScorer
+from vlmvid.evaluation.scoring.matrix import MatrixScorer, clip_benchmark
 from vlmvid.registry import Registry
-
-CIRCULAR = "true: a prediction is a list of responses, one for each rotation of the options"
 
 
 @dataclass(frozen=True)
@@ -32,24 +32,14 @@ FAMILIES: Registry[Family] = Registry("family of scorers")
 
 
 def _matrix(name: str) -> Scorer:
-    from vlmvid.evaluation.scoring.matrix import MatrixScorer
-
     return MatrixScorer(name, f"{name}: M media x T captions, each with its own")
 
 
 def _matrix_compat(name: str) -> Mapping[str, Scorer]:
-    from vlmvid.evaluation.scoring.matrix import clip_benchmark
-
     return {"clip_benchmark": clip_benchmark(_matrix(name))} if name == "winoground" else {}
 
 
 FAMILIES.register("matrix", Family("matrix", _matrix, _matrix_compat))
 
 
-def _choice(name: str) -> Scorer:
-    from vlmvid.evaluation.scoring.choices import ChoiceScorer
-
-    return ChoiceScorer(name)
-
-
-FAMILIES.register("choice", Family("choice", _choice, options={"circular": CIRCULAR}))
+FAMILIES.register("choice", Family("choice", ChoiceScorer, options=OPTIONS))

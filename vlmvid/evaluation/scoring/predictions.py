@@ -146,4 +146,7 @@ def _pair(path: Path, number: int, row: Any, id_keys: Sequence[str], value_keys:
                 f"{', '.join(map(str, row)) or 'none'}"
             )
         found.append(row[key])
-    return str(found[0]), found[1]
+    value = found[1]
+    if row.get("confidence") is not None and not isinstance(value, dict):
+        value = {"answer": value, "confidence": row["confidence"]}  # as the metrics of selective prediction read it
+    return str(found[0]), value

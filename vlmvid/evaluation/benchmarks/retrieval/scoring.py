@@ -215,15 +215,16 @@ def _counts(joined: Joined, items: Sequence[Item], sides: _Sides, counts: BothCo
     return [count_result(name, value, len(items), name != "n_infinite") for name, value in numbers.items()]
 
 
-def _protocol(dataset: Dataset, joined: Joined, items: Sequence[Item], settings: ScoreSettings, ties: Ties) -> str:
+def _protocol(dataset: Dataset, joined: Joined, sides: _Sides, settings: ScoreSettings) -> str:
     known = set(dataset.options) - set(OPTIONS)
     chosen = [f"{name}={value}" for name, value in sorted(settings.options.items()) if name in known]
     rule = "left out" if settings.missing == "skip" else "ranked last"
     words = [
         dataset.title + (f" ({', '.join(chosen)})" if chosen else ""),
-        f"T2V ranks {len(joined.video_ids)} videos for each of {len(sides.t2v.clusters)} texts by its best correct video",
+        f"T2V ranks {len(joined.video_ids)} videos for each of {len(sides.t2v.clusters)} texts by its best correct "
+        "video",
         f"V2T ranks {len(joined.text_ids)} texts for each of "
-        f"{int((joined.relevance.transposed().per_query > 0).sum())} videos by its best own text"
+        f"{len(sides.v2t.clusters)} videos by its best own text"
         + ("; v2t_group ranks the videos' sets of texts by their best text" if sides.groups is not None else ""),
         f"ties {sides.t2v.ties}",
         "no re-ranking"
