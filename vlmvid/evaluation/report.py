@@ -15,7 +15,9 @@ _NOT_RATE = re.compile(
     r"shuffle_change_max|temporal_gain|single_frame_ratio.*|(.*_)?p(_.*)?|.*_(spearman|pearson)|cider.*|mse|judge_score|effective_reliability.*|"
     r"clip_score|ref_clip_score|emscore_coarse|yes_bias.*|mcc|(yes|no)_difference|pair_.*_(place|similarity)|(population|top)_.*_gap|recall_auc_gap|rsum"
 )
-_COUNT = re.compile(r"n_(total|scored|parsed|infinite)|judge_n_unparsed|ties|.*_num_tied|(absent_groups|count_.*)_at_\d+")
+_COUNT = re.compile(
+    r"n_(total|scored|parsed|infinite)|judge_n_unparsed|ties|.*_num_tied|(absent_groups|count_.*)_at_\d+"
+)
 _NO_RATES_BESIDE = ("permutation_p", "mcnemar_p", "std")  # behind the slash
 _IN_BRACKETS = re.compile(r"\[[^\]]*\]")
 _NAME_WIDTH = 36
