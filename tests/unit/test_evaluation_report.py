@@ -117,11 +117,16 @@ def test_markdown_has_main_numbers_first_and_escapes() -> None:
 
 
 def test_rates_are_told_from_other_numbers() -> None:
-    assert all(map(is_rate, ("t2v_r_at_1", "t2v_r_at_1/chance", "group_frank_t2v_r_at_1", "random_f1")))
+    rates = ("t2v_r_at_1", "t2v_r_at_1/chance", "group_frank_t2v_r_at_1", "random_f1", "count_r_at_1", "mc_accuracy")
+    assert all(map(is_rate, (*rates, "accuracy[missing=skip]", "bleu_4[pyptb-1]", "accuracy/difference", "precision")))
     assert not any(
         map(
             is_rate,
-            ("t2v_mean_rank", "max_skew_at_20/chance", "skew_left_at_5", "ndkl", "v2t_num_tied", "temporal_gain"),
+            (
+                *("t2v_mean_rank", "max_skew_at_20/chance", "skew_left_at_5", "ndkl", "v2t_num_tied", "temporal_gain"),
+                *("n_total", "ties[missing=skip]", "accuracy/permutation_p", "cider_d[pyptb-1]/constant", "mse", "rsum"),
+                *("count_cool_at_40", "effect_size_abs_mean", "p_value", "judge_score[judge=a@b]"),
+            ),
         )
     )
 

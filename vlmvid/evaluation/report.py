@@ -16,7 +16,7 @@ _NOT_RATE = re.compile(
     r"clip_score|ref_clip_score|emscore_coarse|yes_bias.*|mcc|(yes|no)_difference|pair_.*_(place|similarity)|(population|top)_.*_gap|recall_auc_gap|rsum"
 )
 _COUNT = re.compile(
-    r"n_(total|scored|parsed|infinite)|judge_n_unparsed|ties|.*_num_tied|(absent_groups|count_.*)_at_\d+"
+    r"n_(total|scored|parsed|infinite|videos|texts)|judge_n_unparsed|ties|.*_num_tied|(absent_groups|count_(?!r_at_).*)_at_\d+"
 )
 _NO_RATES_BESIDE = ("permutation_p", "mcnemar_p", "std")  # behind the slash
 _IN_BRACKETS = re.compile(r"\[[^\]]*\]")
