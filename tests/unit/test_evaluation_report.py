@@ -124,8 +124,8 @@ def test_rates_are_told_from_other_numbers() -> None:
             is_rate,
             (
                 *("t2v_mean_rank", "max_skew_at_20/chance", "skew_left_at_5", "ndkl", "v2t_num_tied", "temporal_gain"),
-                *("n_total", "ties[missing=skip]", "accuracy/permutation_p", "cider_d[pyptb-1]/constant", "mse", "rsum"),
-                *("count_cool_at_40", "effect_size_abs_mean", "p_value", "judge_score[judge=a@b]"),
+                *("n_total", "ties[missing=skip]", "accuracy/permutation_p", "cider_d[pyptb-1]/constant"),
+                *("mse", "rsum", "count_cool_at_40", "effect_size_abs_mean", "p_value", "judge_score[judge=a@b]"),
             ),
         )
     )

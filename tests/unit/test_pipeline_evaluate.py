@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from tests.tiny import COLOURS, write_clip, write_dataset
+from tests.tiny import COLOURS, RECIPE, write_clip, write_dataset
 from tests.unit.pipeline_fixtures import count_opens, request_for, run, statuses
 from vlmvid.errors import ConfigError, MissingDataError
 from vlmvid.pipeline import preflight
@@ -179,6 +179,33 @@ def test_a_condition_on_features_is_the_condition_on_frames(
     np.testing.assert_allclose(fast, ClipEmbeddings(context, rows).embed(condition, seed=3), atol=2e-3)
     backwards = ClipEmbeddings(context, rows).embed("all", backwards=True)
     np.testing.assert_allclose(ClipEmbeddings(context, rows).embed("reversed"), backwards, atol=1e-6)
+
+
+def test_pictures_are_segmented_by_patch_tokens(tmp_path: Path, home: Path, manifest: Path) -> None:
+    from PIL import Image
+
+    masks, pictures = tmp_path / "masks", tmp_path / "pictures"
+    masks.mkdir()
+    pictures.mkdir()
+    (masks / "classes.txt").write_text("red thing,red picture\ngreen thing\n")
+    for name in ("one", "two", "lost"):
+        frame = np.zeros((40, 56, 3), np.uint8)
+        frame[:, :28], frame[:, 28:] = (220, 30, 30), (30, 200, 30)
+        Image.fromarray(frame).save(pictures / f"{name}.jpg")
+        mask = np.zeros((40, 56), np.uint8)
+        mask[:, 28:] = 1
+        Image.fromarray(mask).save(masks / f"{name}.png")
+    (pictures / "lost.jpg").write_bytes(b"nothing")
+    benchmark = {"name": "segmentation", "annotations": str(masks), "media": str(pictures)}
+    chosen = {"vision": {"backbone": "timm:test_vit", "pretrained": False, "image_size": 32, "feature": "mean"}}
+    encode = {**RECIPE["encode"], **chosen}
+    request = request_for(tmp_path, home, manifest, encode=encode, **sections([benchmark], battery=["black"]))
+    results = results_of(run(request)["evaluate"].uri)
+    metrics = {metric["name"]: metric["value"] for metric in results["segmentation@None"]["metrics"]}
+    assert 0 <= metrics["miou"] <= 1 and (metrics["n_total"], metrics["n_parsed"]) == (3, 2)
+    assert "segmentation_battery@None" not in results
+    Image.fromarray(np.ones((40, 56), np.uint8)).save(masks / "one.png")
+    assert statuses(request)["evaluate"][0] == "run"
 
 
 def test_media_are_found_by_name_path_and_stem(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from vlmvid.evaluation.base import EvaluationData, TaskResult
 from vlmvid.evaluation.battery import NUM_SEEDS, battery, is_seeded
 from vlmvid.evaluation.dual_encoder import answer
 from vlmvid.evaluation.runner import evaluate, read_results, write_results
-from vlmvid.evaluation.scoring.base import Media, ScoreSettings
+from vlmvid.evaluation.scoring.base import Benchmark, Item, Media, ScoreSettings
 from vlmvid.evaluation.tasks import TASKS
 from vlmvid.pipeline import end_to_end
 from vlmvid.pipeline.align import split_clips
@@ -27,6 +27,7 @@ from vlmvid.pipeline.clip_embeddings import ALL, ClipEmbeddings
 from vlmvid.pipeline.context import RunContext
 from vlmvid.pipeline.ingest import read_rows
 from vlmvid.pipeline.media import benchmark_modules, media_of, media_rows, open_benchmark
+from vlmvid.pipeline.segmentation import segment_items
 
 PART = "evaluation"  # the stage name of parts in the store
 _PACKAGES = {"numpy", "timm", "torch"}
@@ -122,6 +123,8 @@ def _task_results(context: RunContext, name: str) -> list[TaskResult]:
 def _benchmark_results(context: RunContext, chosen: BenchmarkConfig) -> list[TaskResult]:
     config = _config(context)
     benchmark, items = open_benchmark(chosen)
+    if benchmark.kind == "segmentation":
+        return [_segmented(context, chosen, benchmark, items)]
     media = _BenchmarkMedia(context, chosen, media_of(items))
     embed_texts = _text_embedder(context)
 
@@ -136,6 +139,16 @@ def _benchmark_results(context: RunContext, chosen: BenchmarkConfig) -> list[Tas
 
     results = _with_battery(config, scored)
     return [*results, *(scored(ALL, config.seed, compat) for compat in chosen.compat)]
+
+
+def _segmented(context: RunContext, chosen: BenchmarkConfig, benchmark: Benchmark, items: Sequence[Item]) -> TaskResult:
+    """Masks of still pictures: there are no frames that a battery could change."""
+    config = _config(context)
+    rows, _ = media_rows(chosen, media_of(items), context.store.digests.digest)
+    predictions = segment_items(context, items, rows, _text_embedder(context))
+    settings = ScoreSettings(options=chosen.options, num_bootstrap=config.num_bootstrap, seed=config.seed)
+    result = benchmark.score(items, predictions, settings)
+    return result.renamed(chosen.label, f"{benchmark.title}; {result.protocol}")
 
 
 def _with_battery(config: EvaluateConfig, measure: Any) -> list[TaskResult]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from vlmvid.types import Clip
 from vlmvid.video.paths import check_file
 
 HashFile = Callable[[Path], str]
-ANSWERED = ("retrieval", "choice", "matrix", "classification")
+ANSWERED = ("retrieval", "choice", "matrix", "classification", "segmentation")
 
 
 class MediaFolder:
@@ -123,10 +124,12 @@ def media_rows(
 
 def inputs_digest(config: BenchmarkConfig, hash_file: HashFile) -> str:
     """One digest of what a benchmark's files hold: its items, and the videos and pictures that they show."""
-    _, items = open_benchmark(config)
+    benchmark, items = open_benchmark(config)
     rows, failed = media_rows(config, media_of(items), hash_file)
     shown = {repr(media): row.source_sha256 for media, row in rows.items()}
     shown |= {repr(media): error.reason_code for media, error in failed.items()}
+    if benchmark.kind == "segmentation":  # annotated masks are files too
+        items = [replace(item, answer=hash_file(Path(item.answer))) for item in items]
     return hash_json([declaration(config.name), [repr(item) for item in items], sorted(shown.items())])
 
 
@@ -134,4 +137,4 @@ def benchmark_modules(configs: Sequence[BenchmarkConfig]) -> tuple[str, ...]:
     """The modules whose code decides what an aligned model scores on these benchmarks."""
     if not configs:
         return ()
-    return ("vlmvid.evaluation.dual_encoder", *(module_of(config.name) for config in configs))
+    return ("vlmvid.evaluation.dual_encoder", "vlmvid.models.segmentation", *(module_of(c.name) for c in configs))

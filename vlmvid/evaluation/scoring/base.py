@@ -17,7 +17,9 @@ from vlmvid.evaluation.base import TaskResult
 from vlmvid.evaluation.scoring.predictions import Predictions
 from vlmvid.registry import nearest
 
-Kind = Literal["retrieval", "choice", "open", "yes_no", "caption", "matrix", "classification", "ranking", "other"]
+Kind = Literal[
+    "retrieval", "choice", "open", "yes_no", "caption", "matrix", "classification", "segmentation", "ranking", "other"
+]
 Missing = Literal["wrong", "skip"]
 FrameOrder = Literal["forward", "reversed"]
 
@@ -114,7 +116,8 @@ class Benchmark:
     Attributes:
         name: registered name, the TASK of ``vlmvid score``.
         title: as in the literature, with its split.
-        kind: what a prediction is; an aligned model answers ``retrieval``, ``choice``, ``matrix``, ``classification``.
+        kind: what a prediction is; an aligned model answers ``retrieval``, ``choice``, ``matrix``,
+            ``classification`` and ``segmentation``.
         source: the paper, as an arXiv number or venue.
         files: the annotation files.
         read: (file or folder, options) -> items; raises DatasetError, MissingDataError.

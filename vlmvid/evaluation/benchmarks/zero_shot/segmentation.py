@@ -243,7 +243,7 @@ def _baselines(pooled: ClassAreas) -> list[MetricResult]:
 BENCHMARK = Benchmark(
     name="segmentation",
     title="open-vocabulary segmentation (ADE20K, VOC, COCO-Stuff)",
-    kind="other",
+    kind="segmentation",
     source="SAIL, arXiv 2412.04616",
     files=(FILE, CLASSES),
     read=read,
