@@ -111,6 +111,8 @@ def _score_command(commands: Any) -> None:
         help="predictions for middle, random, reversed, shuffled, repeated or black frames; further seeds as random-1",
     )
     command.add_argument("-o", "--option", action="append", default=[], metavar="NAME=VALUE", help="of the benchmark")
+    command.add_argument("--id-key", default="", metavar="NAME", help="key of the id in lists of objects")
+    command.add_argument("--value-key", default="", metavar="NAME", help="key of the model's answer, e.g. model_answer")
     command.add_argument("--samples", metavar="F", help="the sample log (default: ./TASK.samples.parquet)")
     command.add_argument("--num-bootstrap", type=int, default=1000, help="resamples of each interval (default: 1000)")
     command.add_argument("--seed", type=int, default=0)
@@ -248,7 +250,7 @@ def _score(arguments: argparse.Namespace) -> int:
     from vlmvid.pipeline.score import list_benchmarks, run_score, score_text
 
     if arguments.list:
-        _print(list_benchmarks(as_json=arguments.json))
+        _print(list_benchmarks(arguments.task, as_json=arguments.json))
         return 0
     result, samples = run_score(vars(arguments))
     _print(result.to_json() if arguments.json else score_text(result, samples))

@@ -18,6 +18,7 @@ from vlmvid.errors import ConfigError, EvaluationError, MissingDataError
 from vlmvid.evaluation.base import TaskResult
 from vlmvid.evaluation.benchmarks import BENCHMARKS, get_benchmark
 from vlmvid.evaluation.scoring.base import Item, ScoreSettings
+from vlmvid.evaluation.scoring.files import compared
 from vlmvid.evaluation.scoring.predictions import Predictions
 
 EXAMPLES = all_examples()
@@ -181,6 +182,19 @@ def test_a_score_is_the_same_twice_and_logs_every_sample(name: str, tmp_path: Pa
     assert all({"item_id", "video_id", "status", "score"} <= row.keys() for row in first.samples)
     assert len(first.samples) >= len(items)
     assert all(not isinstance(v, float) or math.isfinite(v) for row in first.samples for v in row.values())
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(EXAMPLES) if EXAMPLES[name].constant is not None])
+def test_a_comparison_is_of_the_main_metric(name: str, tmp_path: Path) -> None:
+    example = EXAMPLES[name]
+    assert example.constant is not None
+    items = items_of(example, tmp_path)
+    best, worst = run(example, items, example.perfect), run(example, items, example.constant)
+    found = compared(best, worst, ScoreSettings(**FAST), tmp_path)
+    base, bracket, label = best.metrics[0].name.partition("[")
+    expected = best.metrics[0].value - worst.metrics[0].value
+    assert found.metric(f"{base}/difference{bracket}{label}").value == pytest.approx(expected)
+    assert found.metric(f"{base}/against{bracket}{label}").value == worst.metrics[0].value
 
 
 def test_scoring_imports_nothing_heavy() -> None:

@@ -17,7 +17,7 @@ from vlmvid.artifacts.ledger import read_lines
 
 pytestmark = pytest.mark.prefect
 NUM_MOMENTS = 10
-STAGES = ("ingest", "decode", "encode", "align", "evaluate", "register")
+STAGES = ("ingest", "decode", "encode", "align", "evaluation", "evaluate", "register")
 STAGES_IN_CI = ("decode", "align", "register")
 MAX_CPU_SECONDS = 30.0
 

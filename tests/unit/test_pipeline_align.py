@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from tests.tiny import RECIPE, read_rows, write_dataset, write_rows
-from tests.unit.pipeline_fixtures import NO_TRACKING, request_for, run
+from tests.unit.pipeline_fixtures import NO_TRACKING, index_of, request_for, run
 from vlmvid.artifacts.columns import StoredColumn
 from vlmvid.config import load_recipe
 from vlmvid.errors import ConfigError, DatasetError
 from vlmvid.pipeline import RunRequest, align
 from vlmvid.pipeline.context import open_context
+from vlmvid.pipeline.encode import read_features
 from vlmvid.pipeline.index import IndexRow, read_index
 from vlmvid.pipeline.preflight import check_training_clips, preflight
 from vlmvid.pipeline.request import make_request
@@ -63,10 +64,12 @@ def test_everything_that_a_recipe_asks_for_reaches_training(tmp_path: Path, home
     assert data.caption_ids is not None and len(data.caption_ids[0]) == data.text_features.shape[0] == 8 + 4
     assert validation is not None and validation.video_ids == ("v6", "v7")
     assert validation.counterfactuals_of == () and validation.caption_ids is None
-    clips, features = align.split_features(open_context(request), "train", need_captions=True)
-    assert isinstance(data.video_features, StoredColumn)
-    np.testing.assert_array_equal(data.video_features.read(), features)
+    clips = [clip for clip in align.split_clips(open_context(request), "train") if clip.captions]
     assert [clip.video_id for clip in clips] == list(data.video_ids)
+    assert isinstance(data.video_features, StoredColumn)
+    encoded = {row.video_id: row for row in index_of(request, "encode")}
+    stored = read_features(open_context(request), [encoded[video_id] for video_id in data.video_ids])
+    np.testing.assert_array_equal(data.video_features.read(), stored)
 
 
 def test_early_stopping_without_validation_clips_is_refused(tmp_path: Path, home: Path, manifest: Path) -> None:
@@ -95,7 +98,7 @@ def test_captions_whose_ids_the_embeddings_lack_are_counted_and_named(
 
     monkeypatch.setattr(align, "read_index", with_other_ids)
     with pytest.raises(DatasetError) as raised:
-        align.split_features(open_context(request), "train", need_captions=True)
+        align.split_clips(open_context(request), "train")
     words = "2 of 6 clips of split 'train' are not among the embeddings, e.g. 'v1', 'v4'; these have 'v1.mp4', 'v4.mp4'"
     assert f"{words} instead" in str(raised.value)
 

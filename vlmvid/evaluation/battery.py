@@ -113,7 +113,7 @@ class _Paired:
         self._keys: list[str] = []
         self._clusters: list[str] = []
         self._scores: dict[str, Scores] = {}
-        reader = _reader([run for found in runs.values() for run in found])
+        reader = sample_reader([run for found in runs.values() for run in found])
         if reader is not None:
             self._read(reader)
         self.how = (
@@ -123,7 +123,7 @@ class _Paired:
         )
 
     def _read(self, reader: tuple[str, str]) -> None:
-        tables = {name: [_table(run, reader) for run in found] for name, found in self._runs.items()}
+        tables = {name: [sample_table(run, reader) for run in found] for name, found in self._runs.items()}
         first = tables[ALL][0]
         self._keys, self._clusters = list(first), [cluster for cluster, _ in first.values()]
         for name, found in tables.items():
@@ -199,7 +199,7 @@ def _ratio(pairs: Scores) -> float:
     return float(pairs[:, 0].mean() / below) if below else math.nan
 
 
-def _reader(runs: Sequence[TaskResult]) -> tuple[str, str] | None:
+def sample_reader(runs: Sequence[TaskResult]) -> tuple[str, str] | None:
     """What makes the main metric of all runs' samples: (column of the score, column of the unit or an empty text)."""
     rows = _main_rows(runs[0])
     columns = {name for row in rows for name in row}
@@ -209,7 +209,7 @@ def _reader(runs: Sequence[TaskResult]) -> tuple[str, str] | None:
 
 
 def _makes(run: TaskResult, reader: tuple[str, str]) -> bool:
-    values = [value for _, value in _table(run, reader).values()]
+    values = [value for _, value in sample_table(run, reader).values()]
     return bool(values) and abs(float(np.mean(values)) - run.metrics[0].value) < _SAME
 
 
@@ -223,7 +223,7 @@ def _main_rows(result: TaskResult) -> list[Sample]:
     ]
 
 
-def _table(result: TaskResult, reader: tuple[str, str]) -> dict[str, tuple[str, float]]:
+def sample_table(result: TaskResult, reader: tuple[str, str]) -> dict[str, tuple[str, float]]:
     """Id of the sample or unit -> (cluster, score)."""
     score, unit = reader
     found: dict[str, tuple[str, float]] = {}

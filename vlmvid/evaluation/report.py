@@ -20,7 +20,8 @@ _COUNT = re.compile(
 )
 _NO_RATES_BESIDE = ("permutation_p", "mcnemar_p", "std")  # behind the slash
 _IN_BRACKETS = re.compile(r"\[[^\]]*\]")
-_NAME_WIDTH = 36
+_TIMES_100 = re.compile(r"cider.*|rsum")  # as the literature gives them
+_NAME_WIDTH = 58
 _COLUMNS = ("metric", "value", "95 % interval", "n", "chance")
 _MAIN = {
     "retrieval": r"(t2v|v2t)_r_at_1",
@@ -30,19 +31,20 @@ _MAIN = {
     "bias": r"max_skew_.*|ndkl|worst_group_.*|group_gap_.*",
     "temporal": r"temporal_pair_(accuracy|group_score)",
 }
+_MAIN_OF_BATTERY = r"temporal_gain.*|single_frame_ratio.*|blind.*"
 
 _Row = tuple[str, ...]
 
 
 def format_table(results: Sequence[TaskResult]) -> str:
-    """A plain table of every metric, at most 100 columns wide, without a final line break.
+    """A plain table of every metric without a final line break; names are cut after 58 characters.
 
-    Rates are in percent. `chance` holds the metric's ``/chance`` value with the range that guessing
-    reaches, where the task reports it.
+    Rates are in percent, CIDEr-D and RSum times 100. `chance` holds the metric's ``/chance`` value with the range that
+    guessing reaches, where the task reports it.
     """
     rows: list[_Row] = []
     for result in results:
-        rows.append((result.task, "", "", "", ""))
+        rows.append((_title(result), "", "", "", ""))
         rows += [("  " + name, *cells) for name, *cells in _rows(result)]
     return _plain([_COLUMNS, *rows])
 
@@ -57,14 +59,16 @@ def markdown_report(results: Sequence[TaskResult], header: Mapping[str, str]) ->
     lines = ["# Evaluation", ""]
     lines += [f"- {_escape(key)}: {_escape(value)}" for key, value in header.items()]
     lines += ["", "## Main numbers", ""]
-    lines += _markdown(("task", *_COLUMNS), [(r.task, *row) for r in results for row in _rows(r, main_only=True)])
+    lines += _markdown(("task", *_COLUMNS), [(_title(r), *row) for r in results for row in _rows(r, main_only=True)])
     for result in results:
-        lines += ["", f"## {result.task}", "", f"{_escape(result.protocol)}.", ""]
+        lines += ["", f"## {_title(result)}", "", f"{_escape(result.protocol)}.", ""]
         lines += _markdown(_COLUMNS, _rows(result))
+        if result.printed is not None:
+            lines += ["", f"As {result.compat} prints it:", "", "```text", result.printed.rstrip(), "```"]
     lines += [
         "",
-        "Rates are in percent. The interval is the 95 % interval of the value; chance is the expected score of "
-        "guessing with the range that it reaches in 95 % of cases. n counts samples.",
+        "Rates are in percent, CIDEr-D and RSum times 100. The interval is the 95 % interval of the value; chance is "
+        "the expected score of guessing with the range that it reaches in 95 % of cases. n counts samples.",
         "",
     ]
     return "\n".join(line.rstrip() for line in lines)
@@ -82,8 +86,8 @@ def is_count(name: str) -> bool:
 
 
 def _rows(result: TaskResult, *, main_only: bool = False) -> list[_Row]:
-    chances = {metric.name.removesuffix(CHANCE): metric for metric in result.metrics if metric.name.endswith(CHANCE)}
-    shown = [metric for metric in result.metrics if not metric.name.endswith(CHANCE)]
+    chances = {_without_chance(metric.name): metric for metric in result.metrics if _is_chance(metric.name)}
+    shown = [metric for metric in result.metrics if not _is_chance(metric.name)]
     if main_only:
         shown = _main_metrics(result.task, shown)
     return [
@@ -98,9 +102,22 @@ def _rows(result: TaskResult, *, main_only: bool = False) -> list[_Row]:
     ]
 
 
+def _title(result: TaskResult) -> str:
+    return result.task if result.compat is None else f"{result.task} [{result.compat}]"
+
+
+def _is_chance(name: str) -> bool:
+    return _IN_BRACKETS.sub("", name).endswith(CHANCE)
+
+
+def _without_chance(name: str) -> str:
+    """The name of the metric that a chance stands beside; both end in the same brackets."""
+    return name.replace(CHANCE, "", 1)
+
+
 def _main_metrics(task: str, metrics: list[MetricResult]) -> list[MetricResult]:
     """The main metrics of a task; of a task without an entry its first metric."""
-    wanted = _MAIN.get(task, "")
+    wanted = _MAIN_OF_BATTERY if task.endswith("_battery") else _MAIN.get(task, "")
     return [metric for metric in metrics if re.fullmatch(wanted, metric.name)] or metrics[:1]
 
 
@@ -111,7 +128,10 @@ def _number(value: float, name: str) -> str:
         return f"{100 * value:.1f} %"
     if is_count(name):
         return f"{value:.0f}"
-    if name.endswith("_rank"):
+    base = _IN_BRACKETS.sub("", name).partition("/")[0]
+    if _TIMES_100.fullmatch(base):
+        return f"{100 * value:.1f}"
+    if base.endswith("_rank"):
         return f"{value:.2f}"
     return f"{value:.3f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.1e}"
 

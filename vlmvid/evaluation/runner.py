@@ -93,4 +93,13 @@ def _table(samples: Sequence[Sample]) -> pa.Table:
 
     # Columns are the union over all rows, because from_pylist would keep only the first row's.
     columns = list(dict.fromkeys(name for sample in samples for name in sample))
-    return pa.table({name: pa.array([sample.get(name) for sample in samples]) for name in columns})
+    return pa.table({name: _array([sample.get(name) for sample in samples]) for name in columns})
+
+
+def _array(values: list[Any]) -> pa.Array:
+    import pyarrow as pa
+
+    try:
+        return pa.array(values)
+    except UnicodeEncodeError:  # JSON can spell half of a surrogate pair, which no file of texts holds
+        return pa.array([v.encode("utf-8", "backslashreplace").decode() if isinstance(v, str) else v for v in values])

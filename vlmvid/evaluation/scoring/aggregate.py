@@ -122,7 +122,11 @@ class AnswerScorer:
             )
         if settings.blind is not None:
             blind = outcomes_of(items, settings.blind, self.parser, self.score, self.ties, self.worst)
-            metrics.append(self.result(f"{self.metric}/blind", [o.score for o in blind], items, settings))
+            if settings.missing == "skip":
+                blind = [outcome for outcome in blind if outcome.status != "missing"]
+            if blind:
+                asked = [outcome.item for outcome in blind]
+                metrics.append(self.result(f"{self.metric}/blind", [o.score for o in blind], asked, settings))
         return metrics
 
     def _worst(self, item: Item) -> float:
@@ -302,13 +306,14 @@ def coverage(
     ids = [item.item_id for item in items]
     missing, extra = predictions.missing(ids), predictions.extra(ids)
     unparsed = sum(outcome.status == "unparsed" for outcome in outcomes)
-    rule = "left out" if settings.missing == "skip" else "wrong"
+    rule = "left out" if settings.missing == "skip" else "counted as wrong"
     words = [f"{len(items)} items in {len({item.video_id for item in items})} clusters, errors clustered by video"]
     if missing:
-        words.append(f"{len(missing)} without a prediction ({_some(missing)}), counted as {rule}")
+        words.append(f"{len(missing)} without a prediction ({_some(missing)}), {rule}")
     if extra:
         words.append(f"{len(extra)} predictions for unknown ids ({_some(extra)}) ignored")
-    words.append(f"{unparsed} unparsed ({unparsed / max(1, len(items)):.1%}), counted as wrong")
+    rate = f" ({unparsed / max(1, len(items)):.1%}), counted as wrong" if unparsed else ""
+    words.append(f"{unparsed} unparsed{rate}")
     return "; ".join(words)
 
 

@@ -89,7 +89,11 @@ class MatrixScorer:
         metrics.append(scorer.result(f"{name}/constant", _constant(part, items), items, settings))
         if settings.blind is not None:
             blind = judged_outcomes(items, settings.blind)[0][part]
-            metrics.append(scorer.result(f"{name}/blind", blind.astype(np.float64), items, settings))
+            skip = settings.missing == "skip"
+            given = np.array([not skip or item.item_id in settings.blind.values for item in items])
+            if given.any():
+                asked = [item for item, is_given in zip(items, given, strict=True) if is_given]
+                metrics.append(scorer.result(f"{name}/blind", blind[given].astype(np.float64), asked, settings))
         return metrics
 
     def _sample(self, outcome: Outcome, parts: Mapping[str, NDArray[np.bool_]], index: int) -> Sample:

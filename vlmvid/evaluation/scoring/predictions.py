@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -12,8 +13,13 @@ from typing import Any
 
 from vlmvid.errors import EvaluationError
 
-ID_KEYS = ("id", "item_id", "question_id", "qid", "q_uid", "video_id", "image_id", "key")
-VALUE_KEYS = ("prediction", "pred", "response", "answer", "output", "caption", "scores")
+ID_KEYS = ("id", "item_id", "question_id", "qid", "q_uid", "video_id", "image_id", "key", "index", "doc_id")
+VALUE_KEYS = ("prediction", "pred", "response", "filtered_resps", "output", "answer", "caption", "scores")
+# Beside one of these an `answer` is the right answer in most result files, or may be.
+_OTHER_ANSWERS = (
+    *("prediction", "pred", "response", "filtered_resps", "output", "text", "predicted_answer", "pred_answer"),
+    *("model_answer", "model_response", "model_output", "generated_answer"),
+)
 _SHOWN = 5
 
 
@@ -45,7 +51,7 @@ def read_predictions(
     """The predictions in `path`.
 
     An object ``{id: value}``, a list of objects or JSON Lines with an id and a value, or a CSV file with a header; of
-    several known key names the first that is there counts.
+    several known key names the first that is there counts. A list that holds one text is that text.
 
     Raises:
         EvaluationError: no such file, no prediction, JSON that does not parse (with line and column), a row without id
@@ -55,7 +61,10 @@ def read_predictions(
     if isinstance(document, dict):
         if not document:
             raise EvaluationError(f"{path} holds no prediction: the JSON object is empty")
-        return Predictions({str(key): value for key, value in document.items()}, str(path))
+        if any(key in document for key in id_keys) and any(key in document for key in value_keys):
+            document = [document]  # JSON Lines of one line
+    if isinstance(document, dict):
+        return Predictions({str(key): _only(value) for key, value in document.items()}, str(path))
     return from_rows(path, document, id_keys, value_keys)
 
 
@@ -90,13 +99,17 @@ def read_document(path: Path) -> Any:
     if path.suffix.lower() in (".jsonl", ".ndjson"):
         return _json_lines(path, text)
     try:
-        document = json.loads(text)
+        document = load_json(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data" and text.lstrip().startswith("{"):  # JSON Lines under the name .json, as POPE's
             return _json_lines(path, text)
         raise EvaluationError(
             f"{path} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}"
         ) from error
+    except ValueError as error:
+        raise EvaluationError(f"{path}: {error}") from error
+    except RecursionError:
+        raise EvaluationError(f"{path} nests too deeply to be a file of predictions") from None
     if not isinstance(document, dict | list):
         raise EvaluationError(f"{path} holds a JSON {type(document).__name__}; expected an object or a list")
     return document
@@ -116,20 +129,47 @@ def _read_text(path: Path) -> str:
 
 def _json_lines(path: Path, text: str) -> list[Any]:
     rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Not splitlines: JSON may hold U+2028 and other line ends of Unicode as they are.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            rows.append(json.loads(line))
+            rows.append(load_json(line))
         except json.JSONDecodeError as error:
             raise EvaluationError(f"{path}, line {number}, column {error.colno}: not JSON: {error.msg}") from error
+        except (ValueError, RecursionError) as error:
+            raise EvaluationError(f"{path}, line {number}: {error}") from error
     return rows
 
 
 def _csv_rows(path: Path, text: str) -> list[dict[str, str]]:
-    header = text.splitlines()[0]
-    delimiter = max(",;\t", key=header.count)
-    return [dict(row) for row in csv.DictReader(text.splitlines(), delimiter=delimiter)]
+    header = text.partition("\n")[0]
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=header.count), strict=True)
+    rows = []
+    try:
+        for row in reader:
+            if None in row or None in row.values():
+                raise EvaluationError(
+                    f"{path}, line {reader.line_num}: another number of columns than the header, which has "
+                    f"{len(reader.fieldnames or ())}; quote values that hold the separator"
+                )
+            rows.append(row)
+    except csv.Error as error:
+        raise EvaluationError(f"{path}, line {reader.line_num}: {error}") from error
+    return rows
+
+
+def load_json(text: str) -> Any:
+    """The JSON value of `text`; raises ValueError for an object with a name twice, of which one value would be lost."""
+    return json.loads(text, object_pairs_hook=_without_repeats)
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        repeated = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+        raise ValueError(f"an object holds {', '.join(repeated[:_SHOWN])} more than once; keep one value for each")
+    return found
 
 
 def _pair(path: Path, number: int, row: Any, id_keys: Sequence[str], value_keys: Sequence[str]) -> tuple[str, Any]:
@@ -146,7 +186,28 @@ def _pair(path: Path, number: int, row: Any, id_keys: Sequence[str], value_keys:
                 f"{', '.join(map(str, row)) or 'none'}"
             )
         found.append(row[key])
-    value = found[1]
+        if what == "value" and key == "answer":
+            _require_one_answer(path, number, row)
+    value = _only(found[1])
     if row.get("confidence") is not None and not isinstance(value, dict):
         value = {"answer": value, "confidence": row["confidence"]}  # as the metrics of selective prediction read it
-    return str(found[0]), value
+    return id_text(found[0]), value
+
+
+def _require_one_answer(path: Path, number: int, row: dict[str, Any]) -> None:
+    others = [key for key in _OTHER_ANSWERS if key in row]
+    if others:
+        raise EvaluationError(
+            f"{path}, entry {number}: `answer` stands beside `{others[0]}`, and one of them is probably the right "
+            "answer; say which is the model's with --value-key"
+        )
+
+
+def _only(value: Any) -> Any:
+    """The text in a list of one text, as several tools write an answer; any other value as it is."""
+    return value[0] if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str) else value
+
+
+def id_text(value: Any) -> str:
+    """An id as text: 1.0 of a table of floats is the id 1."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

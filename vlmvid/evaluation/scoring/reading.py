@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlmvid.errors import DatasetError, MissingDataError
+from vlmvid.errors import ConfigError, DatasetError, MissingDataError
 from vlmvid.evaluation.scoring.base import AnnotationFile, Item
 from vlmvid.registry import nearest
 
@@ -24,7 +25,14 @@ def find_file(path: Path, file: AnnotationFile, name: str | None = None) -> Path
     wanted = name or file.name
     found = sorted(path.rglob(wanted)) if path.is_dir() else []
     if found:
-        return min(found, key=lambda place: (len(place.parts), str(place)))
+        depth = min(len(place.parts) for place in found)
+        nearest_files = [place for place in found if len(place.parts) == depth]
+        if len(nearest_files) > 1 and "*" not in wanted:
+            raise DatasetError(
+                f"{path} holds {len(nearest_files)} files {wanted}, e.g. {nearest_files[0]} and {nearest_files[1]}; "
+                "give the folder of one of them"
+            )
+        return nearest_files[0]
     where = f"in the folder {path}" if path.is_dir() else f"at {path}"
     raise MissingDataError(
         f"there is no {wanted} {where}; its authors publish it at {file.publisher}; it has the columns "
@@ -53,7 +61,8 @@ def read_json(path: Path, expected: type | tuple[type, ...], file: AnnotationFil
 def read_json_lines(path: Path, file: AnnotationFile) -> list[dict[str, Any]]:
     """The objects of a file with one JSON object per line; empty lines are skipped."""
     rows = []
-    for number, line in enumerate(read_text(path, file).splitlines(), start=1):
+    # Not splitlines: JSON may hold U+2028 and other line ends of Unicode as they are.
+    for number, line in enumerate(read_text(path, file).split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -80,13 +89,12 @@ def read_table(
         delimiter: None = whichever of comma, semicolon and tab the first line holds most often.
         header: names of the columns of a file without a header line.
     """
-    lines = read_text(path, file).splitlines()
-    if not lines:
+    text = read_text(path, file)
+    if not text.strip():
         raise DatasetError(f"{path} is empty; get it again from {file.publisher}")
     if delimiter is None:
-        delimiter = max(",;\t", key=lines[0].count)
-    # A field with line breaks is one field only when the reader sees the line ends.
-    reader = csv.DictReader([f"{line}\n" for line in lines], fieldnames=header, delimiter=delimiter)
+        delimiter = max(",;\t", key=text.partition("\n")[0].count)
+    reader = csv.DictReader(io.StringIO(text, newline=""), fieldnames=header, delimiter=delimiter)
     require_columns(path, file, dict.fromkeys(reader.fieldnames or ()), "the header")
     rows = []
     for row in reader:
@@ -101,8 +109,10 @@ def read_table(
     return rows
 
 
-def require_columns(path: Path, file: AnnotationFile, row: Mapping[str, Any], where: str) -> None:
-    """Raise DatasetError unless `row` has every column of `file`."""
+def require_columns(path: Path, file: AnnotationFile, row: object, where: str) -> None:
+    """Raise DatasetError unless `row` is an object with every column of `file`."""
+    if not isinstance(row, Mapping):
+        raise DatasetError(f"{path}, {where}: expected an object with {', '.join(file.columns)}, got {row!r:.60}")
     missing = [name for name in file.columns if name not in row]
     if missing:
         raise DatasetError(
@@ -137,8 +147,9 @@ def unique_items(items: list[Item], source: Path) -> list[Item]:
 
 
 def choose(options: Mapping[str, str], name: str, known: Sequence[str]) -> str:
-    """The option `name`, by default the first of `known`; raises DatasetError for another value."""
+    """The option `name`, by default the first of `known`, whatever its case; raises ConfigError for another value."""
     value = options.get(name, known[0])
+    value = {some.lower(): some for some in known}.get(value.lower(), value)
     if value not in known:
-        raise DatasetError(f"option {name}={value!r}{nearest(value, list(known))}; known: {', '.join(known)}")
+        raise ConfigError(f"option {name}={value!r}{nearest(value, list(known))}; known: {', '.join(known)}")
     return value
