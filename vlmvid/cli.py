@@ -234,8 +234,21 @@ def _stage(arguments: argparse.Namespace) -> int:
         ref = STAGES[arguments.stage].run(request)
         manifest = context.store.manifest(arguments.stage, ref.key)
         counts = manifest.counts if manifest else {}
-    _print_result(arguments.stage, ref, counts, as_json=arguments.json)
+        folder = context.store.open_artifact(arguments.stage, ref.key)
+    if arguments.stage == "evaluate":
+        _print_evaluation(ref, counts, folder, as_json=arguments.json)
+    else:
+        _print_result(arguments.stage, ref, counts, as_json=arguments.json)
     return 0
+
+
+def _print_evaluation(ref: Any, counts: dict[str, int], folder: Any, *, as_json: bool) -> None:
+    from vlmvid.pipeline.evaluate import evaluation_json, evaluation_text
+
+    if as_json:
+        _print({**ref.model_dump(), "counts": counts, **evaluation_json(folder)})
+    else:
+        _print(evaluation_text(folder))
 
 
 def _search(arguments: argparse.Namespace) -> int:

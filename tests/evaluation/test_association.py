@@ -126,6 +126,29 @@ def test_several_tests_and_the_sign(tmp_path: Path) -> None:
     assert [row["score"] for row in result.samples[:2]] == pytest.approx([1.728744] * 2, abs=1e-6)
 
 
+ONE_TEST = '{"turned": {"X": ["y1", "y2"], "Y": ["x1", "x2"], "A": ["a1", "a2"], "B": ["b1", "b2"]}}'
+
+
+def test_one_test_leads_with_its_sign(tmp_path: Path) -> None:
+    result = run(tmp_path, ONE_TEST, dict(WEAT))
+    assert [metric.name for metric in result.metrics[:2]] == ["effect_size_turned", "p_turned"]
+    assert result.metrics[0].value == result.samples[0]["score"] == pytest.approx(-1.728744, abs=1e-6)
+    assert "effect_size_abs_mean" not in {metric.name for metric in result.metrics}
+
+
+@pytest.mark.parametrize("wrong", ["no vector", {"a": 1}, [10**400, 1], [None, 1.0], [math.inf, 1.0], 1.0])
+def test_what_is_no_embedding_is_named(wrong: object, tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match="y1: an embedding is|shapes"):
+        run(tmp_path, ONE_TEST, {**WEAT, "y1": wrong})
+
+
+def test_a_test_cannot_skip_its_stimuli(tmp_path: Path) -> None:
+    path = tmp_path / "weat.json"
+    path.write_text(ONE_TEST, encoding="utf-8")
+    with pytest.raises(EvaluationError, match="weat cannot skip missing predictions"):
+        weat.score(weat.read(path, {}), Predictions(dict(WEAT)), ScoreSettings(missing="skip"))
+
+
 def test_embeddings_from_npz_in_both_forms(tmp_path: Path) -> None:
     items: list[Item] = []
     np.savez(tmp_path / "rows.npz", ids=np.array(list(WEAT)), embeddings=np.array(list(WEAT.values())))
@@ -134,7 +157,7 @@ def test_embeddings_from_npz_in_both_forms(tmp_path: Path) -> None:
         values = weat.read_embeddings(tmp_path / name, items).values
         assert {key: row.tolist() for key, row in values.items()} == {k: list(map(float, v)) for k, v in WEAT.items()}
     (tmp_path / "broken.npz").write_bytes(b"PK no")
-    for name, message in (("none.npz", "does not exist"), ("broken.npz", "no .npz file")):
+    for name, message in (("none.npz", "does not exist"), ("broken.npz", "cannot be read as .npz")):
         with pytest.raises(EvaluationError, match=message):
             weat.read_embeddings(tmp_path / name, items)
     np.savez(tmp_path / "twice.npz", ids=np.array(["x", "x"]), embeddings=np.eye(2))

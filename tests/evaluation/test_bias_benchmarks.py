@@ -80,10 +80,61 @@ def test_visogender_retrieval_by_hand(tmp_path: Path) -> None:
     assert found["min_skew_at_5[zero=floor]"] == pytest.approx(math.log(1 / 5 / 0.5))
     assert (found["bias_at_10"], found["abs_bias_at_10"]) == (0.0, 1.0)
     assert found["max_skew_at_10[zero=floor]/chance"] < math.log(2)
-    with pytest.raises(EvaluationError, match="1 occupations have no scores, e.g. doctor"):
-        run("visogender_retrieval", path, {"teacher": examples.FALLING})
     with pytest.raises(EvaluationError, match="one finite score per picture"):
         run("visogender_retrieval", path, {"teacher": [1.0], "doctor": examples.FALLING})
+
+
+def test_visogender_retrieval_leaves_out_an_occupation_without_one_of_its_pictures(tmp_path: Path) -> None:
+    path = examples.write_visogender_retrieval(tmp_path)
+    whole = run("visogender_retrieval", path, {"teacher": examples.FALLING, "doctor": examples.FALLING})
+    holes: list[dict[str, Any]] = [
+        {"teacher": examples.FALLING},
+        {"teacher": examples.FALLING, "doctor": [None, *examples.FALLING[1:]]},
+        {"teacher": examples.FALLING, "doctor": [[None], *([x] for x in examples.FALLING[1:])]},
+    ]
+    for values in holes:
+        result = run("visogender_retrieval", path, values)
+        found = numbers(result)
+        assert "1 occupations of which a picture has no score (doctor) left out" in result.protocol
+        assert (result.metrics[0].num_samples, whole.metrics[0].num_samples) == (1, 2)
+        assert (found["n_total"], found["n_scored"]) == (2, 1)
+        assert [row["item_id"] for row in result.samples] == ["teacher"]
+    with pytest.raises(EvaluationError, match="scores for all pictures of none of the 2 occupations"):
+        run("visogender_retrieval", path, {"doctor": [None] * 20, "cook": examples.FALLING})
+
+
+def test_what_cannot_leave_anything_out_says_so(tmp_path: Path) -> None:
+    (tmp_path / "groups.csv").write_text("video_id,group\na,x\nb,y\n", encoding="utf-8")
+    for compat in (None, "visogender"):
+        settings = ScoreSettings(compat=compat, missing="skip", options={"k": "1"})
+        benchmark = get_benchmark("ranking_bias")
+        items = benchmark.read(tmp_path, {})
+        with pytest.raises(EvaluationError, match="ranking_bias cannot skip missing predictions"):
+            benchmark.scorer(settings)(items, Predictions({"q": ["a", "b"]}), settings)
+
+
+def test_numbers_that_no_float_holds(tmp_path: Path) -> None:
+    (tmp_path / "groups.csv").write_text("video_id,group\na,x\nb,y\n", encoding="utf-8")
+    with pytest.raises(EvaluationError, match="scores must be numbers"):
+        run("ranking_bias", tmp_path, {"q": {"a": 10**400, "b": 1}}, k="1")
+    benchmark = get_benchmark("genderbias_vl")
+    items = benchmark.read(examples.write_genderbias_vl(tmp_path), {})
+    for wrong in ([10**400, 0], [float("nan"), 1.0], [-0.5, 1.5]):
+        result = benchmark.score(items, Predictions({items[0].item_id: wrong}), ScoreSettings(num_bootstrap=50))
+        assert result.samples[0]["status"] == "unparsed"
+
+
+@pytest.mark.parametrize(
+    "change", [{"gt_choice": None}, {"gt_choice": "first"}, {"gt_choices": "AB"}, {"gt_choices": None}]
+)
+def test_genderbias_entries_of_another_shape_are_named(change: dict[str, Any], tmp_path: Path) -> None:
+    folder = examples.write_genderbias_vl(tmp_path)
+    path = next(folder.rglob("occ_test_base_ask_gender.json"))
+    rows = json.loads(path.read_text(encoding="utf-8"))
+    for wrong in ([{**rows[0], **change}], ["not an object"]):
+        path.write_text(json.dumps(wrong), encoding="utf-8")
+        with pytest.raises(DatasetError, match="occ_test_base_ask_gender.json"):
+            get_benchmark("genderbias_vl").read(folder, {})
 
 
 # --- FairFace ---------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from tests.evaluation.examples.captioning import (
     write_own,
     write_vatex,
 )
-from vlmvid.errors import DatasetError, EvaluationError, MissingDataError
+from vlmvid.errors import ConfigError, DatasetError, EvaluationError, MissingDataError
 from vlmvid.evaluation import java_metrics
 from vlmvid.evaluation.base import TaskResult
 from vlmvid.evaluation.benchmarks import get_benchmark
@@ -157,11 +157,32 @@ def test_coco_splits_and_files(tmp_path: Path) -> None:
         "COCO_val2014_000000000008.jpg",
     ]
     assert [item.item_id for item in read(folder / "dataset_coco.json", {})] == ["1", "2"]
-    with pytest.raises(DatasetError, match="split='karpathy'"):
+    with pytest.raises(ConfigError, match="split='karpathy'"):
         read(folder, {"split": "karpathy"})
     dump(folder / "dataset_coco.json", {"images": [{"split": "test", "cocoid": 1}]})
     with pytest.raises(DatasetError, match="'sentences'"):
         read(folder, {})
+
+
+def test_coco_says_which_split_was_scored(tmp_path: Path) -> None:
+    read, scorer = get_benchmark("coco_caption").read, get_benchmark("coco_caption").score
+    official = dump(tmp_path / "captions_val2014.json", coco_document({"7": ["a man"]}))
+    with pytest.raises(MissingDataError, match="no dataset_coco.json.*val2014.json is read with -o split=val2014"):
+        read(tmp_path, {})
+    places = [(tmp_path, {"split": "val2014"}, "split val2014"), (official, {}, "all images of captions_val2014.json")]
+    places.append((write_coco(tmp_path), {}, "split karpathy_test"))
+    for place, options, words in places:
+        items = read(place, options)
+        values = Predictions({item.item_id: "a man" for item in items})
+        assert words in scorer(items, values, SETTINGS).protocol
+        assert words in get_benchmark("coco_caption").compat["vlmevalkit"](items, values, SETTINGS).protocol
+
+
+@pytest.mark.parametrize("caption", [None, 5, ["a"]])
+def test_a_reference_that_is_no_text_is_named(caption: Any, tmp_path: Path) -> None:
+    document = {"images": [{"id": 7}], "annotations": [{"image_id": 7, "caption": caption}]}
+    with pytest.raises(DatasetError, match="7: a reference caption must be a text"):
+        get_benchmark("coco_caption").read(dump(tmp_path / "captions_val2014.json", document), {})
 
 
 def test_msrvtt_takes_its_split_by_number(tmp_path: Path) -> None:
@@ -209,7 +230,7 @@ def test_vatex_needs_english_captions_and_one_row_per_video(tmp_path: Path) -> N
 
 
 def test_an_unknown_tokenizer_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match="tokenizer='pyptb-2'"):
+    with pytest.raises(ConfigError, match="tokenizer='pyptb-2'"):
         run(items_of(tmp_path), PERFECT, replace(SETTINGS, options={"tokenizer": "pyptb-2"}))
 
 

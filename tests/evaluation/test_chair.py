@@ -220,6 +220,8 @@ def test_what_the_scripts_print(tmp_path: Path) -> None:
     assert printed == "CHAIRs    : 50.0\nCHAIRi    : 20.0\nRecall    : 60.0"
     # The scripts score the images that have a caption.
     one = run(items, {"42": CHAIR_ANSWERS["42"]}, replace(SETTINGS, compat="chair"))
+    assert "1 images with a caption" in one.protocol and "1 without a prediction (73), left out" in one.protocol
+    assert "wrong" not in one.protocol
     assert one.metrics[0].num_samples == 1
 
 

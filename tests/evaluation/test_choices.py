@@ -8,8 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vlmvid.errors import ConfigError, EvaluationError
+from vlmvid.evaluation.answers.base import finite
 from vlmvid.evaluation.answers.choice import chosen, is_right, is_tied
-from vlmvid.evaluation.scoring.base import Item, ScoreSettings
+from vlmvid.evaluation.answers.label import chosen_label, ranked
+from vlmvid.evaluation.answers.matrix import caption, matrix
+from vlmvid.evaluation.answers.open_text import number
+from vlmvid.evaluation.answers.windows import windows
+from vlmvid.evaluation.scoring.base import Item, Media, ScoreSettings
 from vlmvid.evaluation.scoring.choices import ChoiceScorer, Rating, Script, chance
 from vlmvid.evaluation.scoring.predictions import Predictions
 
@@ -60,6 +65,19 @@ def an_item(choices: tuple[str, ...] = BABY, answer: int = 0, item_id: str = "1"
         (4.0, 4),
         ({"prediction": 2, "answer": 1}, 2),
         ([0.1, 0.5, 0.2, 0.3, 0.0], 1),
+        ("I do not see a dog, so B", 1),
+        ("C, because the man does not jump.", 2),
+        ("The man is not sitting so the answer is B", 1),
+        ("The answer is B, not A", 1),
+        ("The answer is B and A is wrong", 1),
+        ("Answer: B, A man sits", 1),
+        ("The answer is B, C shows a dog", 1),
+        ("The answer cannot be A. It is B.", 1),
+        ("Without a doubt B", 1),
+        ("None other than B", 1),
+        ("No, B", 1),
+        ("Option 2 is wrong. He will crawl.", 4),
+        ("Not C. Option D.", 3),
     ],
 )
 def test_what_a_response_means(raw: Any, expected: int) -> None:
@@ -100,6 +118,36 @@ def test_what_a_response_means(raw: Any, expected: int) -> None:
         [0.1, 0.2, 0.3, 0.4, float("nan")],
         [0.1, 0.2, 0.3, 0.4, "x"],
         [True, False, False, False, False],
+        [10**400, 0, 0, 0, 0],
+        10**400,
+        "The correct answer is not (B).",
+        "Not C",
+        "not (b)",
+        "It isn't (C)",
+        "The answer isn’t B.",
+        "The answer cannot be (D).",
+        "I would not choose B.",
+        "I'm not sure if it is B",
+        "The wrong answer is B",
+        "Anything but B",
+        "B is wrong.",
+        "(B) is incorrect.",
+        "B can be ruled out",
+        "B does not fit",
+        "B (wrong)",
+        "Option B is not correct",
+        "Option 2 is wrong",
+        "The answer is B. The answer is not B.",
+        "Both Caption A and Caption B are not supported.",
+        "Option A and B are wrong",
+        "Answer: A or B",
+        "Answer: (A) or (B)",
+        "Answer: A/B",
+        "Answer: A, B",
+        "Answer: A, B, or C",
+        "(A) or (B)",
+        "Option A or maybe B",
+        "Option 1 or 2",
     ],
 )
 def test_what_is_no_clear_answer(raw: Any) -> None:
@@ -112,6 +160,37 @@ def test_numbers_are_texts_where_options_are_numbers() -> None:
     assert chosen("0", item) is None
     assert chosen(0, item) == 0
     assert chosen("Option 3", item) == 2
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"), [("(B) is not moving", 1), ("B. not moving", 1), ("(C) is wrong", 2), ("D: False", 3)]
+)
+def test_an_option_that_denies_something_does_not_deny_its_letter(raw: str, expected: int) -> None:
+    assert chosen(raw, an_item(("moving", "not moving", "is wrong", "False"))) == expected
+
+
+@given(choices=st.integers(2, 6), data=st.data())
+def test_a_letter_that_is_denied_is_no_answer(choices: int, data: st.DataObject) -> None:
+    letter = string.ascii_uppercase[data.draw(st.integers(0, choices - 1))]
+    form = data.draw(
+        st.sampled_from(["not {}", "It is not ({}).", "{} is wrong", "({}) is not right", "The answer isn't {}."])
+    )
+    assert chosen(form.format(letter), an_item(tuple(f"text {n}" for n in "uvwxyz"[:choices]))) is None
+
+
+HUGE = 10**400
+
+
+def test_an_integer_beyond_floats_is_no_score() -> None:
+    item = Item("1", "v", 0, choices=("x", "y"), media=(Media("v"),))
+    assert finite(HUGE) is None and finite(-HUGE) is None and finite(float("nan")) is None and finite(True) is None
+    assert finite(10**300) == 1e300
+    assert matrix.parse([[HUGE, 1]], item) is None and caption.parse([HUGE, 1], item) is None
+    assert chosen_label([HUGE, 1], item) is None and ranked([HUGE, 1], item) == [HUGE, 1]
+    assert windows.parse([0, HUGE], item) is None and windows.parse([0, 1, HUGE], item) is None
+    assert windows.parse(f"from 0:01 to {'9' * 400}:00", item) is None
+    assert windows.parse(f"1 to {'9' * 400}", item) is None
+    assert number.parse(HUGE, item) is None and number.parse("9" * 400, item) is None
 
 
 def test_letters_that_are_options_of_their_own_are_ambiguous() -> None:

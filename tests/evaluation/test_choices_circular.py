@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vlmvid.errors import DatasetError, EvaluationError
+from vlmvid.errors import ConfigError, EvaluationError
 from vlmvid.evaluation.scoring.base import Item, ScoreSettings
 from vlmvid.evaluation.scoring.choices import ChoiceScorer
 from vlmvid.evaluation.scoring.circular import gathered, rotations
@@ -111,5 +111,5 @@ def test_predictions_that_are_no_lists_are_refused() -> None:
         SCORER(
             items_of([0]), Predictions({"x": ["A"] * 3}), ScoreSettings(missing="skip", options={"circular": "true"})
         )
-    with pytest.raises(DatasetError, match="circular='yes'"):
+    with pytest.raises(ConfigError, match="circular='yes'"):
         SCORER(items_of([0]), Predictions({"0": "A"}), ScoreSettings(options={"circular": "yes"}))

@@ -13,8 +13,9 @@ from vlmvid.errors import ConfigError, DatasetError, EvaluationError, MissingDat
 from vlmvid.evaluation.base import TaskResult
 from vlmvid.evaluation.benchmarks import get_benchmark
 from vlmvid.evaluation.benchmarks.qa.egoschema import submission
-from vlmvid.evaluation.scoring.base import Item, Media, ScoreSettings
-from vlmvid.evaluation.scoring.files import read_for
+from vlmvid.evaluation.scoring.base import Benchmark, Item, Media, ScoreSettings
+from vlmvid.evaluation.scoring.files import ScoreFiles
+from vlmvid.evaluation.scoring.files import read_for as read_with
 from vlmvid.evaluation.scoring.predictions import Predictions
 
 
@@ -25,6 +26,10 @@ def run(name: str, items: list[Item], values: dict[str, Any], compat: str | None
 
 def read(name: str, path: Path, **options: str) -> list[Item]:
     return get_benchmark(name).read(path, options)
+
+
+def read_for(benchmark: Benchmark, path: Path, items: list[Item]) -> Predictions:
+    return read_with(benchmark, path, items, ScoreFiles(path, path))
 
 
 def test_next_qa_names_media_and_groups(tmp_path: Path) -> None:
@@ -60,7 +65,7 @@ def test_next_qa_script_trusts_the_labels_of_the_result_file(tmp_path: Path) -> 
 
 def test_next_qa_refuses_wrong_files(tmp_path: Path) -> None:
     folder = examples.write_next_qa(tmp_path)
-    with pytest.raises(DatasetError, match="split='vall' .did you mean 'val'"):
+    with pytest.raises(ConfigError, match="split='vall' .did you mean 'val'"):
         read("next_qa", folder, split="vall")
     with pytest.raises(MissingDataError, match="no val.csv"):
         read("next_qa", folder, split="val")
@@ -97,6 +102,48 @@ def test_mvbench_refuses_answers_and_bounds_that_are_not_there(tmp_path: Path) -
     path = write_json(tmp_path / "action_sequence.json", [{**row, "answer": "x"}])
     with pytest.raises(DatasetError, match="no start and end"):
         read("mvbench", path)
+
+
+ROW = {"video": "v.mp4", "question": "?", "candidates": ["x", "y"], "answer": "x", "start": 1, "end": 2}
+
+
+@pytest.mark.parametrize("name", ["mvbench", "tvbench"])
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([1, 2], "entry 1: expected an object with video, .*, got 1"),
+        ([ROW, None], "entry 2: expected an object with video, .*, got None"),
+        ([{**ROW, "candidates": 5}], "entry 1: candidates must be a list, got 5"),
+        ([{**ROW, "candidates": "xy"}], "entry 1: candidates must be a list, got 'xy'"),
+        ([{**ROW, "start": None}], "entry 1: start and end must be seconds, got None and 2"),
+        ([{**ROW, "end": "2"}], "entry 1: start and end must be seconds, got 1 and '2'"),
+    ],
+)
+def test_mvbench_refuses_other_shapes(tmp_path: Path, name: str, rows: list[Any], message: str) -> None:
+    path = write_json(tmp_path / "action_sequence.json", rows)
+    with pytest.raises(DatasetError, match=f"action_sequence.json, {message}"):
+        read(name, path)
+
+
+def test_mvbench_refuses_results_of_another_shape(tmp_path: Path) -> None:
+    items = read("mvbench", write_json(tmp_path / "action_sequence.json", [ROW]))
+    for results in (3, [3]):
+        with pytest.raises(EvaluationError, match="res_list must be a list of objects with pred, got .?3"):
+            read_for(get_benchmark("mvbench"), write_json(tmp_path / "out.json", {"res_list": results}), items)
+
+
+def test_lmms_eval_prints_0_for_tasks_of_mvbench_without_an_answer(tmp_path: Path) -> None:
+    items = read("mvbench", examples.write_mvbench(tmp_path), **examples.TASKS)
+    tasks = list(dict.fromkeys(item.groups["task"] for item in items))
+    empty = run("mvbench", items, dict.fromkeys((item.item_id for item in items), ""), "lmms-eval")
+    assert empty.metric("accuracy").value == 0
+    assert [line.split()[1:] for line in (empty.printed or "").split("\n")] == [["mvbench_accuracy", "0.0"]] * len(
+        tasks
+    )
+    right = {item.item_id: "ABCDE"[item.answer] if item.groups["task"] == tasks[0] else "" for item in items}
+    first = run("mvbench", items, right, "lmms-eval")
+    assert first.metric("accuracy").value == pytest.approx(1 / len(tasks))
+    assert [line.split()[2] for line in (first.printed or "").split("\n")] == ["100.0"] + ["0.0"] * (len(tasks) - 1)
 
 
 def test_mvbench_reads_the_notebooks_results_in_order(tmp_path: Path) -> None:
@@ -141,8 +188,26 @@ def test_video_mme_reads_the_published_table(tmp_path: Path) -> None:
         for question in video["questions"]
     ]
     (tmp_path / "videomme").mkdir()
-    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "videomme" / "test-00000-of-00001.parquet")
+    parts = [tmp_path / "videomme" / f"test-0000{number}-of-00002.parquet" for number in range(2)]
+    pq.write_table(pa.Table.from_pylist(rows[:4]), parts[0])
+    with pytest.raises(DatasetError, match="1 of the 2 files of the table; it lacks test-00001-of-00002.parquet"):
+        read("video_mme", tmp_path)
+    with pytest.raises(DatasetError, match="it lacks test-00001-of-00002.parquet"):
+        read("video_mme", parts[0])
+    pq.write_table(pa.Table.from_pylist(rows[4:]), parts[1])
     table = read("video_mme", tmp_path)
+    assert read("video_mme", parts[1]) == table
+    (tmp_path / "videomme" / "older").mkdir()
+    whole = tmp_path / "videomme" / "older" / "test-00000-of-00001.parquet"
+    pq.write_table(pa.Table.from_pylist(rows), whole)
+    assert read("video_mme", tmp_path) == read("video_mme", whole) == table  # the nearest folder; one file
+    (tmp_path / "test-mine.parquet").write_bytes(whole.read_bytes())
+    assert read("video_mme", tmp_path) == table
+    (tmp_path / "test-mine.parquet").unlink()
+    mixed = whole.rename(tmp_path / "videomme" / whole.name)
+    with pytest.raises(DatasetError, match="files of more than one table: test-00000-of-00001.parquet, "):
+        read("video_mme", tmp_path)
+    mixed.unlink()
     template = read("video_mme", examples.write_video_mme(tmp_path))
     assert [item.item_id for item in table] == [item.item_id for item in template]
     assert table[0].choices == template[0].choices == ("Apples.", "Candles.", "Berries.", template[0].choices[3])
@@ -193,7 +258,8 @@ def test_video_mme_prints_as_the_scripts(tmp_path: Path) -> None:
     lines = authors.printed.split("\n")
     assert lines[:3] == ["=" * 37, "Evaluation on video Type: short", "=" * 37]
     assert lines[6] == "Knowledge:  33.3%"
-    assert lines.count("Overall:  33.3%") == 1 and lines[-1] == "Overall:  40.0%"
+    assert lines.count("Overall:  33.3%") == 1 and lines.count("Overall Performance") == 3
+    assert lines[-1] == "Overall:  40.0%"
     assert "Video Domains" in lines and lines.count("Multilingual:  50.0%") == 4  # twice for long, twice for all
     lmms = run("video_mme", items, examples.MME_RESPONSES, "lmms-eval").printed or ""
     assert "Evaluation on video Type: short:  66.7%" in lmms and lmms.endswith("Overall Performance:  66.7%")
@@ -201,6 +267,30 @@ def test_video_mme_prints_as_the_scripts(tmp_path: Path) -> None:
     first, _, rating = (kit.printed or "").partition("\n")
     assert first.startswith("Among 6 questions, failed to obtain prediction for 4 questions")
     assert json.loads(rating)["overall"]["overall"] == "0.167" and json.loads(rating)["medium"]["overall"] == "nan"
+
+
+@pytest.mark.parametrize(
+    ("video", "message"),
+    [
+        (3, "entry 1, video 1: expected an object with .*, got 3"),
+        ({**examples.MME[0], "questions": None}, "entry 1, question: expected a list, .* got None"),
+        ({**examples.MME[0], "questions": [None]}, "entry 1, question 1: expected an object with .*, got None"),
+        (
+            {**examples.MME[0], "questions": [{**examples.MME[0]["questions"][0], "options": None}]},
+            "001-1: options must be a list, got None",
+        ),
+    ],
+)
+def test_video_mme_refuses_other_shapes(tmp_path: Path, video: Any, message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        read("video_mme", write_json(tmp_path / "videos.json", [video]))
+
+
+def test_video_mme_refuses_results_of_another_shape(tmp_path: Path) -> None:
+    items = read("video_mme", examples.write_video_mme(tmp_path))
+    path = write_json(tmp_path / "mine.json", [{"questions": [3]}])
+    with pytest.raises(EvaluationError, match="entry 1: expected a question with question_id, got 3"):
+        read_for(get_benchmark("video_mme"), path, items)
 
 
 def test_video_mme_scripts_know_their_categories(tmp_path: Path) -> None:
@@ -257,6 +347,35 @@ def test_egoschema_full_set_has_private_answers(tmp_path: Path) -> None:
         read("egoschema", folder)
 
 
+def test_egoschema_refuses_other_shapes(tmp_path: Path) -> None:
+    folder = examples.write_egoschema(tmp_path)
+    write_json(folder / "questions.json", [1])
+    with pytest.raises(DatasetError, match="questions.json, entry 1: expected an object with q_uid, .*, got 1"):
+        read("egoschema", folder)
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"v1": 3}, "v1: expected an object with action, .*, got 3"),
+        ({"v1": {"action": None}}, "v1, action, entry: expected a list, .* got None"),
+        ({"v1": {"action": [None]}}, "v1, action, entry 1: expected an object with question, answer, got None"),
+        ({"v1": {"action": [{"question": "?"}]}}, "v1, action, entry 1: no 'answer'"),
+    ],
+)
+def test_tempcompass_refuses_other_shapes(tmp_path: Path, document: Any, message: str) -> None:
+    with pytest.raises(DatasetError, match=f"multi-choice.json, {message}"):
+        read("tempcompass", write_json(tmp_path / "multi-choice.json", document))
+
+
+@pytest.mark.parametrize("meta", [{"v1": 3}, {"v1": {"eval_dim": [1]}}, {"v1": {"eval_dim": {"action": 2}}}])
+def test_tempcompass_refuses_aspects_of_another_shape(tmp_path: Path, meta: Any) -> None:
+    folder = examples.write_tempcompass(tmp_path)
+    write_json(folder / "meta_info.json", meta)
+    with pytest.raises(DatasetError, match="has no type for v1, action"):
+        read("tempcompass", folder)
+
+
 def test_tempcompass_reads_options_without_the_space(tmp_path: Path) -> None:
     items = read("tempcompass", examples.write_tempcompass(tmp_path))
     order = next(item for item in items if item.groups["dimension"] == "order")
@@ -308,6 +427,11 @@ def test_tempcompass_reads_its_result_files(tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="expected an object with prediction"):
         read_for(benchmark, path, items)
     assert read_for(benchmark, write_json(path, {"v1_action_0": "C"}), items).values == {"v1_action_0": "C"}
+    by_id = {"v1_action_0": {"a": 1}}  # an object that is no answer: unparsed, as for the other benchmarks
+    assert read_for(benchmark, write_json(path, by_id), items).values == by_id
+    assert run("tempcompass", items, by_id).samples[0]["status"] == "unparsed"
+    with pytest.raises(EvaluationError, match="v1, speed: expected a list of objects, got 1"):
+        read_for(benchmark, write_json(path, {"v1": {"action": [row], "speed": 1}}), items)
 
 
 OTHER_TASKS = {

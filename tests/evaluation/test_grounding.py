@@ -178,6 +178,8 @@ def test_charades_by_hand(tmp_path: Path) -> None:
     assert found["r1_iou_0_5"] == pytest.approx(2 / 3)
     assert found["r1_iou_0_7"] == pytest.approx(1 / 3)
     assert found["miou"] == pytest.approx((1 + 0.625 + 0.4) / 3)
+    names = [metric.name for metric in result.metrics]
+    assert names[:4] == ["r1_iou_0_5", "r1_iou_0_3", "r1_iou_0_7", "miou"]
     # The median window is [10, 20]: right for one of three.
     assert found["r1_iou_0_5/constant"] == pytest.approx(1 / 3)
 
@@ -259,4 +261,28 @@ def test_clip_ids_beyond_the_video_are_refused(tmp_path: Path) -> None:
     row = {"qid": 1, "query": "x", "duration": 10, "vid": "y", "relevant_windows": [[0, 2]], "relevant_clip_ids": [5]}
     path.write_text(json.dumps({**row, "saliency_scores": [[1, 2, 3]]}) + "\n")
     with pytest.raises(DatasetError, match="qid 1"):
+        get_benchmark("qvhighlights").read(path, {})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"duration": None},
+        {"duration": 10**400},
+        {"relevant_windows": [[None, 2]]},
+        {"relevant_windows": [[0, 10**400]]},
+        {"relevant_windows": 5},
+        {"relevant_clip_ids": None},
+        {"saliency_scores": [[1, None, 3]]},
+        {"saliency_scores": [5]},
+    ],
+)
+def test_numbers_that_are_none_are_named(change: dict[str, object], tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    row = {"qid": 1, "query": "x", "duration": 10, "vid": "y", "relevant_windows": [[0, 2]], "relevant_clip_ids": [0]}
+    row["saliency_scores"] = [[1, 2, 3]]
+    path.write_text(json.dumps(row) + "\n")
+    assert len(get_benchmark("qvhighlights").read(path, {})) == 1
+    path.write_text(json.dumps({**row, **change}) + "\n")
+    with pytest.raises(DatasetError, match="x.jsonl, qid 1"):
         get_benchmark("qvhighlights").read(path, {})

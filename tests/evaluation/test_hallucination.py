@@ -34,14 +34,19 @@ from tests.evaluation.examples.hallucination import (
     write_vid_halluc,
     write_video_hallucer,
 )
-from vlmvid.errors import DatasetError, EvaluationError, MissingDataError
+from vlmvid.errors import ConfigError, DatasetError, EvaluationError, MissingDataError
 from vlmvid.evaluation.base import TaskResult
 from vlmvid.evaluation.benchmarks import get_benchmark
-from vlmvid.evaluation.scoring.base import Item, Media, ScoreSettings
-from vlmvid.evaluation.scoring.files import ScoreFiles, read_for, score_files
+from vlmvid.evaluation.scoring.base import Benchmark, Item, Media, ScoreSettings
+from vlmvid.evaluation.scoring.files import ScoreFiles, score_files
+from vlmvid.evaluation.scoring.files import read_for as read_with
 from vlmvid.evaluation.scoring.predictions import Predictions
 
 YES_NO = ("pope", "event_hallusion", "hallusion_bench", "amber_discriminative", "video_hallucer", "vid_halluc_bqa")
+
+
+def read_for(benchmark: Benchmark, path: Path, items: Sequence[Item]) -> Predictions:
+    return read_with(benchmark, path, items, ScoreFiles(path, path))
 
 
 def score(name: str, items: Sequence[Item], values: dict[str, Any], **settings: Any) -> TaskResult:
@@ -218,7 +223,7 @@ def test_pope_reads_the_three_splits_and_the_other_sources(tmp_path: Path) -> No
         read(tmp_path, {"source": "gqa", "split": "popular"})
     with pytest.raises(MissingDataError, match="no aokvqa_pope_seem_random.json"):
         read(tmp_path, {"source": "aokvqa"})
-    with pytest.raises(DatasetError, match="source='coca'"):
+    with pytest.raises(ConfigError, match="source='coca'"):
         read(tmp_path, {"source": "coca"})
     write_json(tmp_path / "gqa_pope_seem_popular.json", [{"question_id": 1}])
     with pytest.raises(DatasetError, match="entry 1: no 'image'"):
@@ -336,8 +341,33 @@ def test_video_hallucer_reads_the_result_files_of_its_script(tmp_path: Path) -> 
     (results / "nonfact_model.json").unlink()
     with pytest.raises(EvaluationError, match="0 files of answers to external_nonfactual"):
         read_for(benchmark, results, items)
-    with pytest.raises(DatasetError, match="categories='temproal' \\(did you mean 'temporal'"):
+    with pytest.raises(ConfigError, match="categories='temproal' \\(did you mean 'temporal'"):
         benchmark.read(folder, {"categories": "temproal"})
+
+
+def test_video_hallucer_reads_answers_named_as_the_references_are(tmp_path: Path) -> None:
+    folder = write_video_hallucer(tmp_path / "data")
+    benchmark = get_benchmark("video_hallucer")
+    items = benchmark.read(folder, {})
+    for place, nested in ((tmp_path / "flat", False), (tmp_path / "nested", True)):
+        for category in dict.fromkeys(item.groups["category"] for item in items):
+            rows = json.loads((folder / category / f"{category}.json").read_text(encoding="utf-8"))
+            for number, row in enumerate(rows):
+                for side in ("basic", "hallucination"):
+                    row[side]["predict"] = HALLUCER_MIXED[f"{category}_{number}_{side}"]
+            write_json((place / category if nested else place) / f"{category}.json", rows)
+        assert read_for(benchmark, place, items).values == HALLUCER_MIXED
+    # `fact` is the script's word for external_factual, and fact_detect is another category.
+    write_json(tmp_path / "flat" / "fact_detect.json", [])
+    assert read_for(benchmark, tmp_path / "flat", items).values == HALLUCER_MIXED
+    alone = [item for item in items if item.groups["category"] == "temporal"]
+    assert len(read_for(benchmark, tmp_path / "flat" / "temporal.json", alone).values) == len(alone)
+    (tmp_path / "flat" / "external_factual.json").unlink()
+    with pytest.raises(EvaluationError, match="expected one, external_factual.json or fact_MODEL.json"):
+        read_for(benchmark, tmp_path / "flat", items)
+    write_json(tmp_path / "flat" / "temporal_model.json", [])
+    with pytest.raises(EvaluationError, match="2 files of answers to temporal"):
+        read_for(benchmark, tmp_path / "flat", alone)
 
 
 def test_a_pair_of_two_videos_is_one_cluster(tmp_path: Path) -> None:
@@ -578,3 +608,49 @@ def test_mcc_of_the_scene_changes_is_that_of_the_answers(tmp_path: Path) -> None
     values = {str(n): word for n, word in enumerate(["Yes"] * 5 + ["No"] * 4 + ["Yes"])}
     found = numbers(score("vid_halluc_sth", items, values))
     assert found["mcc"] == pytest.approx((5 * 3 - 1 * 1) / math.sqrt(6 * 6 * 4 * 4))
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "document"),
+    [
+        ("vid_halluc_bqa", "ach_binaryqa.json", {"0": {"q": "?"}}),
+        ("vid_halluc_bqa", "ach_binaryqa.json", {"0": ["?"]}),
+        ("vid_halluc_bqa", "ach_binaryqa.json", {"0": [{"q": "?", "a": ["Yes"]}]}),
+        ("vid_halluc_mcq", "ach_mcq.json", {"0": ["clip"]}),
+        ("vid_halluc_mcq", "ach_mcq.json", {"0": {"c": {"Question": "?", "Choices": ["a"], "Correct Answer": "A"}}}),
+        ("event_hallusion", "entire_questions.json", [{"id": "1", "questions": ["?"]}]),
+        ("event_hallusion", "entire_questions.json", [{"id": "1", "questions": None}]),
+    ],
+)
+def test_entries_of_another_shape_are_named(name: str, file: str, document: Any, tmp_path: Path) -> None:
+    path = write_json(tmp_path / file, document)
+    with pytest.raises(DatasetError, match=file):
+        get_benchmark(name).read(path, {})
+
+
+@pytest.mark.parametrize("queries", [[None], [{"image": "a.jpg"}], [[1, 2, 3]]])
+def test_ambers_queries_of_another_shape_are_named(queries: list[Any], tmp_path: Path) -> None:
+    folder = write_amber(tmp_path)
+    write_json(next(folder.rglob("query_all.json")), queries)
+    with pytest.raises(DatasetError, match="query_all.json, entry 1"):
+        get_benchmark("amber_discriminative").read(folder, {})
+
+
+@pytest.mark.parametrize("truth", [None, "dog", [1]])
+def test_ambers_truth_is_a_list_of_words(truth: Any, tmp_path: Path) -> None:
+    folder = write_amber(tmp_path)
+    write_json(next(folder.rglob("annotations.json")), [{"id": 1, "type": "generative", "truth": truth}])
+    with pytest.raises(DatasetError, match="id 1, truth: expected a list of words"):
+        get_benchmark("amber_generative").read(folder, {})
+
+
+def test_vid_halluc_answers_of_other_shapes(tmp_path: Path) -> None:
+    folder = write_vid_halluc(tmp_path / "data")
+    bqa, mcq = get_benchmark("vid_halluc_bqa"), get_benchmark("vid_halluc_mcq")
+    path = write_json(tmp_path / "a.json", {name: ["Yes"] for name in BQA_PERFECT})
+    assert set(bqa.read_predictions(path, []).values.values()) == {"Yes"}  # type: ignore[misc]
+    path = write_json(tmp_path / "a.json", {"0": [{"q": "?", "a": ["Yes"]}]})
+    with pytest.raises(EvaluationError, match="0, question 0: expected answers by clip"):
+        read_for(bqa, path, bqa.read(folder, {}))
+    values = {item.item_id: {"answer": item.answer, "confidence": 0.5} for item in mcq.read(folder, {})}
+    assert read_for(mcq, write_json(tmp_path / "a.json", values), mcq.read(folder, {})).values == values

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vlmvid.config.schema import EvaluateConfig
 from vlmvid.data.manifest import ManifestDataset, ManifestOptions
 from vlmvid.data.probes import NEGATIVE_KINDS, article, with_article
-from vlmvid.errors import DatasetError, EvaluationError
+from vlmvid.errors import DatasetError, EvaluationError, MissingDataError
 from vlmvid.evaluation import EvaluationData, TaskResult, evaluate
 from vlmvid.evaluation.probes import ProbeOptions, build_probes, probe_manifest, read_labels, write_manifest
 from vlmvid.types import Clip, Question
@@ -329,6 +329,12 @@ def test_files_of_labels(tmp_path: Path, name: str, text: str) -> None:
     path = tmp_path / name
     path.write_text(text, encoding="utf-8")
     assert read_labels(path) == {"a": ("dog", "big ball"), "b": ("car", "tree")}
+
+
+def test_a_manifest_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MissingDataError, match="none.jsonl is no file; give the manifest") as caught:
+        probe_manifest(tmp_path / "none.jsonl", tmp_path / "out.jsonl", ProbeOptions())
+    assert "data.options" not in str(caught.value)
 
 
 def test_what_cannot_be_asked_is_refused(tmp_path: Path) -> None:

@@ -151,7 +151,8 @@ def test_short_answers_read_their_own_form(answer: str) -> None:
 @pytest.mark.parametrize(
     ("raw", "parsed"),
     [(3, 3), (2.6, 2.6), ("4 times", 4), ("about three.", 3), ("-1", -1), ("many", None), (True, None), (None, None),
-     (math.nan, None), (math.inf, None), ("bone", None)],
+     (math.nan, None), (math.inf, None), ("bone", None), ("1,000", 1000), ("-12,345.5 m", -12345.5), ("1,2", 1),
+     ("3, 400", 3), ("1,0000", 1)],
 )  # fmt: skip
 def test_numbers(raw: Any, parsed: float | None) -> None:
     assert number.parse(raw, ITEM) == parsed
@@ -208,6 +209,34 @@ def test_vqa_files_of_two_releases_are_refused(tmp_path: Path) -> None:
         get_benchmark("vqa_v2").read(folder, {})
 
 
+VQA_FILES = ("v2_mscoco_val2014_annotations.json", "v2_OpenEnded_mscoco_val2014_questions.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (VQA_FILES[0], {"annotations": [1]}, "entry 1: expected an object with question_id, .*, got 1"),
+        (VQA_FILES[0], {"annotations": None}, "expected a list under 'annotations'"),
+        (VQA_FILES[1], {"questions": [None]}, "entry 1: expected an object with question_id, .*, got None"),
+    ],
+)
+def test_vqa_refuses_other_shapes(tmp_path: Path, name: str, change: Any, message: str) -> None:
+    folder = qa_open.write_vqa(tmp_path)
+    qa_open.write_json(folder, name, change)
+    with pytest.raises(DatasetError, match=f"{name}.*{message}"):
+        get_benchmark("vqa_v2").read(folder, {})
+
+
+@pytest.mark.parametrize("number", [None, 1.5, "x", [1]])
+def test_vqa_refuses_a_picture_without_a_number(tmp_path: Path, number: Any) -> None:
+    folder = qa_open.write_vqa(tmp_path)
+    document = json.loads((folder / VQA_FILES[0]).read_text())
+    document["annotations"][0]["image_id"] = number
+    qa_open.write_json(folder, VQA_FILES[0], document)
+    with pytest.raises(DatasetError, match=f"{VQA_FILES[0]}, question .*: image_id must be a whole number"):
+        get_benchmark("vqa_v2").read(folder, {})
+
+
 # ---------------------------------------------------------------- videos
 
 
@@ -231,6 +260,7 @@ def test_the_vocabulary_reports_its_share_and_leaves_the_denominator(tmp_path: P
     result = score("msrvtt_qa", items, {"1": "talk", "2": "man", "3": "blue", "4": "man"})
     assert value(result, "out_of_vocabulary_share") == 0.25
     assert value(result, "accuracy") == 0.75 and value(result, "accuracy_vocabulary_out") == 1
+    assert "train_qa.json, which must lie beside the questions" in benchmark.options["vocabulary"]
     with pytest.raises(ConfigError, match="positive whole number"):
         benchmark.read(folder, {"vocabulary": "all"})
 
@@ -285,6 +315,24 @@ def test_tgif_count(tmp_path: Path) -> None:
     best = min(sum((guess - answer) ** 2 for answer in (3, 1, 10)) / 3 for guess in range(1, 11))
     assert value(fewer, "mse/constant") == pytest.approx(best)
     assert value(fewer, "mse/majority") == pytest.approx((4 + 0 + 81) / 3)  # of equally frequent ones "1" comes first
+
+
+def test_tgif_names_the_tasks_whose_files_are_there(tmp_path: Path) -> None:
+    folder = qa_open.write_tgif(tmp_path)
+    benchmark = get_benchmark("tgif_qa")
+    count = next(folder.rglob("Test_count_question.csv"))
+    with pytest.raises(MissingDataError, match="no Test_frameqa_.* but Test_count_question.csv: give -o task=count"):
+        benchmark.read(count, {})
+    for other in folder.rglob("*_question.csv"):
+        if other != count:
+            other.unlink()
+    with pytest.raises(MissingDataError, match="no Test_frameqa_.* but Test_count_question.csv: give -o task=count"):
+        benchmark.read(folder, {})
+    assert len(benchmark.read(count, {"task": "count"})) == len(benchmark.read(folder, {"task": "count"})) == 3
+    renamed = count.rename(folder / "mine.csv")
+    assert len(benchmark.read(renamed, {"task": "count"})) == 3
+    with pytest.raises(MissingDataError, match="no Test_frameqa_question.csv in the folder"):
+        benchmark.read(folder, {})
 
 
 def test_tgif_choices_through_the_option(tmp_path: Path) -> None:

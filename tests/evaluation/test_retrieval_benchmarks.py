@@ -72,16 +72,31 @@ def test_msrvtt_full_takes_the_test_videos_with_all_captions(tmp_path: Path) -> 
     path.write_text(json.dumps({"videos": [{"video": 1}], "sentences": []}))
     with pytest.raises(DatasetError, match="is not MSR-VTT's"):
         items_of("msrvtt", tmp_path, split="full")
-    with pytest.raises(DatasetError, match="option split='1k-B'"):
+    with pytest.raises(ConfigError, match="option split='1k-B'"):
         items_of("msrvtt", tmp_path, split="1k-B")
-    with pytest.raises(DatasetError, match="train_list='8k'"):
+    with pytest.raises(ConfigError, match="train_list='8k'"):
         items_of("msrvtt", tmp_path, train_list="8k")
+
+
+def test_msrvtt_names_the_split_that_its_files_have(tmp_path: Path) -> None:
+    path = tmp_path / "test_videodatainfo.json"
+    path.write_text("{}")
+    for place in (tmp_path, path):
+        with pytest.raises(MissingDataError, match="-o split=full"):
+            items_of("msrvtt", place)
+
+
+def test_didemo_shows_the_first_31_seconds(tmp_path: Path) -> None:
+    path = tmp_path / "test_data.json"
+    path.write_text(json.dumps([{"video": "a.avi", "description": "x", "times": [], "annotation_id": 1}]))
+    (item,) = items_of("didemo", path)
+    assert (item.media[0].start_seconds, item.media[0].end_seconds) == (0.0, 31.0)
 
 
 def test_msrvtt_says_which_lists_and_split(tmp_path: Path) -> None:
     items = items_of("msrvtt", examples.write_msrvtt(tmp_path))
     result = score(items, examples.perfect_of(examples.MSRVTT), "msrvtt", options={"train_list": "7k"})
-    assert "train_list=7k" in result.protocol and "1k-A" in result.protocol
+    assert "(split 1k-A, train_list 7k)" in result.protocol and "unless" not in result.protocol
 
 
 class Evil:
@@ -292,7 +307,7 @@ def test_other_rules_of_ties_are_named(ties: str, r1: float, mean: float, tmp_pa
     assert found[f"t2v_r_at_1[ties={ties}]"] == pytest.approx(r1)
     assert found[f"t2v_mean_rank[ties={ties}]"] == pytest.approx(mean)
     assert all(name.endswith(f"[ties={ties}]") for name in found)
-    with pytest.raises(DatasetError, match="option ties='lucky'"):
+    with pytest.raises(ConfigError, match="option ties='lucky'"):
         score(pairs_items(tmp_path), VALUES, options={"ties": "lucky"})
 
 
@@ -342,6 +357,24 @@ def test_distractors_stay_or_go_as_the_gallery_says(tmp_path: Path) -> None:
     theirs = score(items, VALUES, options={"gallery": "references"})
     assert numbers(theirs)["t2v_mean_rank"] == 1 and numbers(theirs)["n_videos"] == 1
     assert "3 videos of the predictions that nothing refers to (v1, v2, v4) ignored" in theirs.protocol
+
+
+def test_compat_ranks_the_same_gallery_as_the_plain_score(tmp_path: Path) -> None:
+    items = pairs_items(tmp_path, [("t3", ["v3"])])
+    found = numbers(score(items, VALUES, compat="clip4clip"))
+    assert found["t2v_mean_rank"] == numbers(score(items, VALUES))["t2v_mean_rank"] == 2
+    asked = {"gallery": "references"}
+    assert numbers(score(items, VALUES, compat="clip4clip", options=asked))["t2v_mean_rank"] == 1
+    with pytest.raises(ConfigError, match="gallery='all'"):
+        score(items, VALUES, compat="clip4clip", options={"gallery": "all"})
+
+
+def test_pairs_without_text_have_no_choices(tmp_path: Path) -> None:
+    rows = [{"text_id": "a", "video_id": "1"}, {"text_id": "b", "video_id": "1", "text": None}]
+    rows += [{"text_id": "c", "video_id": "1"}, {"text_id": "c", "video_id": "2", "text": "a dog"}]
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert [item.choices for item in items_of("retrieval", path)] == [(), (), ("a dog",)]
 
 
 def test_several_captions_have_two_rules_of_v2t(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from vlmvid.config.alignment import AlignConfig, OptimConfig
 from vlmvid.config.encoders import FrameFeature, VisionConfig
 from vlmvid.errors import ConfigError, DatasetError, EvaluationError, MissingDataError
 from vlmvid.evaluation.benchmarks import get_benchmark
+from vlmvid.evaluation.benchmarks.zero_shot.segmentation import load_mask
 from vlmvid.evaluation.scoring.base import Item, ScoreSettings
 from vlmvid.evaluation.scoring.predictions import Predictions
 from vlmvid.metrics.segmentation import (
@@ -373,3 +374,9 @@ def test_what_cannot_be_segmented_is_refused() -> None:
     grid, on_grid = aligned("grid")
     with pytest.raises(ConfigError, match="'grid'"):
         segment_picture(grid, on_grid, np.zeros((3, 8, 8), np.uint8), np.ones((1, 6), np.float32))
+
+
+def test_a_path_that_is_none_is_no_mask(tmp_path: Path) -> None:
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG no")
+    for wrong in ("a\0b.png", "", str(tmp_path), str(tmp_path / "broken.png"), str(tmp_path / "none.png"), [[10**400]]):
+        assert load_mask(wrong) is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,23 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from tests.evaluation.examples import all_examples
 from tests.tiny import COLOURS, RECIPE, write_clip, write_dataset
 from tests.unit.pipeline_fixtures import count_opens, request_for, run, statuses
-from vlmvid.errors import ConfigError, MissingDataError
+from vlmvid.cli import main
+from vlmvid.config.benchmarks import BenchmarkConfig
+from vlmvid.errors import ConfigError, DecodeError, EvaluationError, MissingDataError, StageError
+from vlmvid.evaluation.benchmarks import BENCHMARKS, get_benchmark
+from vlmvid.evaluation.dual_encoder import answer
+from vlmvid.evaluation.scoring.base import Item, Media
 from vlmvid.pipeline import preflight
 from vlmvid.pipeline.clip_embeddings import ClipEmbeddings
 from vlmvid.pipeline.context import open_context
-from vlmvid.pipeline.evaluation_parts import part_keys
+from vlmvid.pipeline.evaluate import evaluation_json, evaluation_text
+from vlmvid.pipeline.evaluation_parts import compute_part, part_keys
 from vlmvid.pipeline.ingest import read_rows
-from vlmvid.pipeline.media import MediaFolder
+from vlmvid.pipeline.media import MediaFolder, inputs_digest, open_benchmark
+from vlmvid.video.readers.pyav import PyAVReader
 
 
 @pytest.fixture
@@ -68,6 +77,10 @@ def results_of(uri: str) -> dict[str, dict[str, Any]]:
     return {f"{value['task']}@{value['compat']}": value for value in document}
 
 
+def _titles(results: dict[str, dict[str, Any]]) -> list[tuple[dict[str, Any], str]]:
+    return [(results["vitatecs@None"], "VITATECS"), (results["msrvtt-1ka@None"], get_benchmark("msrvtt").title)]
+
+
 def test_benchmarks_stand_beside_the_tasks(tmp_path: Path, home: Path, manifest: Path) -> None:
     request = request_for(tmp_path, home, manifest, **sections(write_benchmarks(tmp_path)))
     ref = run(request)["evaluate"]
@@ -80,6 +93,14 @@ def test_benchmarks_stand_beside_the_tasks(tmp_path: Path, home: Path, manifest:
     assert results["msrvtt-1ka@clip4clip"]["printed"]
     report = (Path(ref.uri) / "report.md").read_text()
     assert "## vitatecs" in report and "## msrvtt-1ka" in report
+    assert all(result["protocol"].count(title) == 1 for result, title in _titles(results))
+    shown = evaluation_text(Path(ref.uri))
+    assert shown.endswith(f"Report   {ref.uri}/report.md") and "\nvitatecs: VITATECS" in shown
+    assert max(map(len, shown.splitlines()[:-1])) <= 120
+    assert [row["task"] for row in evaluation_json(Path(ref.uri))["results"]] == [
+        *dict.fromkeys(r["task"] for r in results.values()),
+        "msrvtt-1ka",
+    ]
     assert statuses(request)["evaluate"][0] == "cached"
 
 
@@ -157,7 +178,10 @@ def test_the_battery_runs_every_condition(tmp_path: Path, home: Path, manifest: 
         metrics = {metric["name"]: metric["value"] for metric in results[f"{task}_battery@None"]["metrics"]}
         # The tiny model averages frames, so that order cannot count.
         assert metrics["temporal_gain"] == pytest.approx(0, abs=1e-5)
+        assert "paired by sample" in results[f"{task}_battery@None"]["protocol"]
         assert any("black" in name or "blind" in name for name in metrics)
+    rows = pq.read_table(Path(ref.uri) / "retrieval_battery.parquet").to_pylist()
+    assert [row["item_id"] for row in rows] == ["v6#0", "v7#0", "v7#1", "v8#0", "v9#0", "v9#1"]
 
 
 @pytest.mark.parametrize("condition", ["middle", "random", "reversed", "shuffled", "repeated"])
@@ -204,6 +228,8 @@ def test_pictures_are_segmented_by_patch_tokens(tmp_path: Path, home: Path, mani
     metrics = {metric["name"]: metric["value"] for metric in results["segmentation@None"]["metrics"]}
     assert 0 <= metrics["miou"] <= 1 and (metrics["n_total"], metrics["n_parsed"]) == (3, 2)
     assert "segmentation_battery@None" not in results
+    protocol = results["segmentation@None"]["protocol"]
+    assert "; 1 videos or pictures are missing or cannot be read (lost" in protocol
     Image.fromarray(np.ones((40, 56), np.uint8)).save(masks / "one.png")
     assert statuses(request)["evaluate"][0] == "run"
 
@@ -223,3 +249,200 @@ def test_media_are_found_by_name_path_and_stem(tmp_path: Path) -> None:
         "COCO/c": tmp_path / "deep/er/c.jpg",
         "d": None,
     }
+
+
+def test_of_several_files_the_video_is_meant_or_none(tmp_path: Path) -> None:
+    for name in ("a.jpg", "a.mp4", "a.json", "b.json", "b.MP4", "x/c.mp4", "y/c.mp4", "c.jpg", "z/x/d.mp4", "z/d.mp4"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    folder = MediaFolder(tmp_path)
+    assert folder.find("a") == tmp_path / "a.mp4"
+    assert folder.find("a.jpg") == tmp_path / "a.jpg"
+    assert folder.find("b") == tmp_path / "b.MP4"
+    assert folder.find("y/c") == tmp_path / "y/c.mp4"
+    assert folder.find("x/d") == tmp_path / "z/x/d.mp4"
+    for name in ("c", "c.mp4", "SOURCE/c"):
+        with pytest.raises(ConfigError, match=r"x/c\.mp4 or .*y/c\.mp4"):
+            folder.find(name)
+
+
+def test_a_compat_that_stops_leaves_the_result(tmp_path: Path, home: Path, manifest: Path) -> None:
+    _, msrvtt = write_benchmarks(tmp_path)
+    (tmp_path / "benchmark" / "videos" / "video3.mp4").unlink()
+    skipping = {**msrvtt, "as": "skipping", "missing": "skip", "compat": []}
+    request = request_for(tmp_path, home, manifest, **sections([msrvtt, skipping]))
+    results = results_of(run(request)["evaluate"].uri)
+    assert list(results) == ["retrieval@None", "msrvtt-1ka@None", "skipping@None"]
+    assert "; compat clip4clip not computed: " in results["msrvtt-1ka@None"]["protocol"]
+    numbers = {metric["name"]: metric["value"] for metric in results["msrvtt-1ka@None"]["metrics"]}
+    assert (numbers["n_total"], numbers["n_scored"]) == (4, 3)
+    assert results["skipping@None"]["metrics"][0]["name"].endswith("[missing=skip]")
+    assert results["skipping@None"]["metrics"][0]["num_samples"] == 3
+    assert results["skipping@None"]["protocol"].endswith("their items are left out")
+
+
+@pytest.mark.parametrize("transient", [True, False])
+def test_videos_that_failed_are_tried_again(
+    tmp_path: Path, home: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch, transient: bool
+) -> None:
+    vitatecs, _ = write_benchmarks(tmp_path)
+    original = PyAVReader.__init__
+
+    def failing(self: Any, path: str, *args: Any, **kwargs: Any) -> None:
+        if str(path).endswith("clip_2.mp4"):
+            raise DecodeError("the storage is away", reason_code="read_error", transient=transient)
+        original(self, path, *args, **kwargs)
+
+    request = request_for(tmp_path, home, manifest, **sections([vitatecs]))
+    with monkeypatch.context() as patch:
+        patch.setattr(PyAVReader, "__init__", failing)
+        first = run(request)["evaluate"]
+    assert "clip_2" in results_of(first.uri)["vitatecs@None"]["protocol"]
+    if transient:
+        again = request
+        assert statuses(request)["evaluate"] == (
+            "run",
+            "1 videos of the evaluation failed for a passing reason and are tried again",
+        )
+    else:
+        assert statuses(request)["evaluate"][0] == "cached"
+        again = request.model_copy(update={"retry_failed": True})
+        assert statuses(again)["evaluate"] == ("run", "--retry failed: 1 videos of the evaluation are tried again")
+    second = run(again)["evaluate"]
+    assert second.key == first.key
+    assert "clip_2" not in results_of(second.uri)["vitatecs@None"]["protocol"]
+    assert statuses(again)["evaluate"][0] == "cached"
+
+
+def test_a_benchmark_without_a_readable_video_says_why(tmp_path: Path, home: Path, manifest: Path) -> None:
+    vitatecs, _ = write_benchmarks(tmp_path)
+    for path in (tmp_path / "benchmark" / "videos" / "VATEX").iterdir():
+        path.write_bytes(b"no video")
+    with pytest.raises(EvaluationError, match=r"none of the 4 videos .*VATEX/clip_0.*\(unreadable\)"):
+        run(request_for(tmp_path, home, manifest, **sections([vitatecs])))
+
+
+def test_results_have_names_that_files_can_have(tmp_path: Path, home: Path, manifest: Path) -> None:
+    vitatecs, msrvtt = write_benchmarks(tmp_path)
+    with pytest.raises(ConfigError, match="pattern"):
+        request_for(tmp_path, home, manifest, **sections([{**vitatecs, "as": "my/vitatecs"}]))
+    for taken in ("msrvtt-1ka_battery", "msrvtt-1ka-clip4clip", "retrieval_battery"):
+        with pytest.raises(ConfigError, match=f"'{taken}' would be measured twice under one name"):
+            request_for(tmp_path, home, manifest, **sections([{**vitatecs, "as": taken}, msrvtt]))
+
+
+def configured(name: str, annotations: Path, **more: Any) -> BenchmarkConfig:
+    return BenchmarkConfig(name=name, annotations=str(annotations), media=str(annotations), **more)
+
+
+def test_reference_scorers_of_words_are_refused(tmp_path: Path) -> None:
+    refused = []
+    for name in BENCHMARKS.names():
+        benchmark = get_benchmark(name)
+        assert set(benchmark.text_compat) <= set(benchmark.compat)
+        for compat in benchmark.text_compat:
+            with pytest.raises(ConfigError, match=f"compat {compat} of {name} reads words"):
+                open_benchmark(configured(name, tmp_path, compat=(compat,)))
+            refused.append(f"{name} {compat}")
+    assert {
+        "vitatecs lmms_eval",
+        "mvbench mvbench",
+        "next_qa next-qa",
+        "vinoground vinoground",
+        "video_mme video-mme",
+    } <= set(refused)
+
+
+def test_folders_of_pictures_and_pairs_without_texts_are_refused(tmp_path: Path) -> None:
+    example = all_examples()["mvbench"]
+    place = example.write(tmp_path)
+    kept = "action_sequence,action_count"
+    with pytest.raises(ConfigError, match=f"1 items .*episodic_reasoning_0.*option tasks: {kept};"):
+        open_benchmark(configured("mvbench", place, options=example.options))
+    assert open_benchmark(configured("mvbench", place, options={"tasks": kept}))[1]
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text('{"text_id": "t", "video_id": "v"}\n{"text_id": "u", "video_id": "v", "text": "words"}\n')
+    with pytest.raises(ConfigError, match="1 of 2 items of retrieval have no text to embed, e.g. t;"):
+        open_benchmark(configured("retrieval", pairs))
+
+
+def test_what_items_share_is_hashed_once_and_decides(tmp_path: Path) -> None:
+    config = configured("vitatecs", tmp_path, options={"aspect": "Direction"})
+    (tmp_path / "clip.mp4").write_bytes(b"x")
+    row = {"src_dataset": "VATEX", "video_name": "clip", "caption": "a", "counterfactual": "b", "aspect": "Direction"}
+    digests = set()
+    for changed in ({}, {"caption": "c"}, {"counterfactual": "c"}, {"caption": "b", "counterfactual": "a"}):
+        (tmp_path / "Direction.jsonl").write_text(json.dumps({**row, **changed}))
+        digests.add(inputs_digest(config, lambda path: path.name))
+        assert inputs_digest(config, lambda path: path.name) in digests
+    assert len(digests) == 4
+
+
+def test_scores_of_classes_are_those_of_single_products() -> None:
+    rng = np.random.default_rng(0)
+    embeds = rng.standard_normal((5, 8)).astype(np.float32)
+    texts = {name: vector for name, vector in zip("abcd", rng.standard_normal((4, 8)).astype(np.float32), strict=True)}
+    texts = {name: vector / np.linalg.norm(vector) for name, vector in texts.items()}
+
+    class Shown:
+        def __init__(self) -> None:
+            self.embeds = embeds
+
+        def row_of(self, media: Media) -> int | None:
+            return int(media.name) if int(media.name) < 5 else None
+
+    choices = [("a", "b"), ("c", "d", "a"), ("a", "b"), ("b",), ("c", "d", "a"), ("a", "b")]
+    items = [Item(f"i{n}", f"v{n}", 0, choices=some, media=(Media(str(n)),)) for n, some in enumerate(choices)]
+    found = answer(get_benchmark("classification"), items, Shown(), lambda names: np.stack([texts[n] for n in names]))
+    assert list(found.values) == [f"i{n}" for n in range(5)]
+    for number, item in enumerate(items[:5]):
+        expected = [float(np.dot(embeds[number].astype(np.float64), texts[name])) for name in item.choices]
+        assert list(found.values[item.item_id]) == pytest.approx(expected, abs=1e-6)
+    assert str(found.values["i3"]).startswith("[") and isinstance(found.values["i3"][0], float)
+
+
+def test_files_that_change_during_a_run_are_not_filed_under_its_key(tmp_path: Path, home: Path, manifest: Path) -> None:
+    vitatecs, _ = write_benchmarks(tmp_path)
+    request = request_for(tmp_path, home, manifest, **sections([vitatecs]))
+    run(request)
+    context = open_context(request)
+    shutil.rmtree(context.store.artifact_folder("evaluation", part_keys(context, "vitatecs").key))
+    write_clip(tmp_path / "benchmark" / "videos" / "VATEX" / "clip_1.mp4", COLOURS["blue"])
+    with pytest.raises(StageError, match="the files of vitatecs changed"):
+        compute_part(context, "vitatecs")
+
+
+def test_a_clip_that_is_lost_on_the_way_shifts_no_other(
+    tmp_path: Path, home: Path, manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = request_for(tmp_path, home, manifest, evaluate=None)
+    run(request)
+    embeddings = ClipEmbeddings(open_context(request), read_rows(open_context(request)))
+    embeddings.embed()
+    decoded = [(row, None if number == 1 else frames) for number, (row, frames) in enumerate(embeddings._decoded())]
+    monkeypatch.setattr(ClipEmbeddings, "_decoded", lambda self: iter(decoded))
+    with pytest.raises(EvaluationError, match="v1 was read, and cannot be read again"):
+        embeddings.embed("black")
+
+
+def test_benchmarks_may_lie_outside_of_what_the_dataset_is_kept_to(tmp_path: Path, home: Path) -> None:
+    (tmp_path / "own").mkdir()
+    manifest = write_dataset(tmp_path / "own")
+    vitatecs, _ = write_benchmarks(tmp_path)
+    data = {"name": "manifest", "options": {"path": str(manifest)}, "restrict_root": str(tmp_path / "own")}
+    request = request_for(tmp_path, home, manifest, data=data, **sections([vitatecs]))
+    result = results_of(run(request)["evaluate"].uri)["vitatecs@None"]
+    assert {metric["name"]: metric["value"] for metric in result["metrics"]}["n_parsed"] == 4
+
+
+def test_the_stage_alone_prints_its_table(
+    tmp_path: Path, home: Path, manifest: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = request_for(tmp_path, home, manifest, evaluate={"tasks": ["retrieval"], "num_bootstrap": 100})
+    run(request)
+    recipe = str(tmp_path / "tiny.yaml")
+    assert main(["evaluate", recipe, "--home", str(home)]) == 0
+    assert "t2v_r_at_1" in (text := capsys.readouterr().out) and "report.md" in text
+    assert main(["evaluate", recipe, "--home", str(home), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["results"][0]["task"] == "retrieval" and document["counts"]["tasks"] == 1

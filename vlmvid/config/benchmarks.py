@@ -9,6 +9,7 @@ from pydantic import ConfigDict, Field
 
 from vlmvid.config.base import Config
 
+RESULT_NAME = r"^[A-Za-z0-9._-]+$"  # it names files
 FrameCondition = Literal["middle", "random", "reversed", "shuffled", "repeated", "black"]
 
 
@@ -25,12 +26,22 @@ class BenchmarkConfig(Config):
     media: str = Field(min_length=1, description="folder of the videos or pictures; searched in full")
     options: dict[str, str] = Field(default_factory=dict, description="of the benchmark, e.g. its split")
     compat: tuple[str, ...] = Field(default=(), description="reference scorers that are reproduced beside it")
-    as_: str | None = Field(default=None, alias="as", min_length=1, description="name of the result; None = the name")
+    missing: Literal["wrong", "skip"] = Field(
+        default="wrong", description="items whose video cannot be read: wrong, or left out, as the metrics' names say"
+    )
+    as_: str | None = Field(
+        default=None, alias="as", pattern=RESULT_NAME, description="name of the result; None = the name"
+    )
 
     @property
     def label(self) -> str:
         """Name of the result."""
         return self.as_ or self.name
+
+    @property
+    def result_names(self) -> list[str]:
+        """Names of the files of its results: as it is, under the battery, and as each reference scorer has it."""
+        return [self.label, f"{self.label}_battery", *(f"{self.label}-{compat}" for compat in self.compat)]
 
     @property
     def annotations_path(self) -> Path:

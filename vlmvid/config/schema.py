@@ -215,7 +215,8 @@ class EvaluateConfig(Config):
 
     @model_validator(mode="after")
     def _names_are_distinct(self) -> Self:
-        names = [*self.tasks, *(benchmark.label for benchmark in self.benchmarks)]
+        names = [name for task in self.tasks for name in (task, f"{task}_battery")]
+        names += [name for benchmark in self.benchmarks for name in benchmark.result_names]
         repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
             raise ValueError(

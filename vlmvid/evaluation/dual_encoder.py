@@ -5,19 +5,29 @@ What it answers becomes `Predictions` like those that people write to files, and
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vlmvid.errors import ConfigError
-from vlmvid.evaluation.base import EmbedTexts, pair_similarity
+from vlmvid.evaluation.base import EmbedTexts, group_by, pair_similarity, similarity_blocks
 from vlmvid.evaluation.prompts import class_embeddings, templates_of
 from vlmvid.evaluation.scoring.base import Benchmark, Item, Media
 from vlmvid.evaluation.scoring.predictions import Predictions
 
 SOURCE = "the aligned model"
+
+
+class ScoreRow(array):  # type: ignore[type-arg]
+    """The scores of one item as a sequence of floats, in an eighth of the memory of a list of them."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(self.tolist())
 
 
 class MediaEmbeddings(Protocol):
@@ -72,17 +82,14 @@ def _matrices(items: Sequence[Item], media: MediaEmbeddings, embed_texts: EmbedT
 
 
 def _classes(items: Sequence[Item], media: MediaEmbeddings, embed_texts: EmbedTexts) -> Predictions:
-    values: dict[str, Any] = {}
-    by_names: dict[tuple[str, ...], NDArray[np.float32]] = {}
-    for item in items:
-        rows = _rows(item, media)
-        if rows is None:
-            continue
-        if item.choices not in by_names:
-            by_names[item.choices] = class_embeddings(item.choices, templates_of(item), embed_texts)
-        classes = by_names[item.choices]
-        values[item.item_id] = [float(score) for score in classes.astype(np.float64) @ media.embeds[rows[0]]]
-    return Predictions(values, SOURCE)
+    values: dict[str, ScoreRow] = {}
+    asked = [item for item in items if _rows(item, media) is not None]
+    for same in group_by(asked, lambda item: (item.choices, templates_of(item))).values():
+        classes = class_embeddings(same[0].choices, templates_of(same[0]), embed_texts)
+        shown = media.embeds[[row for item in same for row in (_rows(item, media) or ())[:1]]]
+        for rows, scores in similarity_blocks(shown, classes):
+            values |= {item.item_id: ScoreRow("f", row.tobytes()) for item, row in zip(same[rows], scores, strict=True)}
+    return Predictions({item.item_id: values[item.item_id] for item in asked}, SOURCE)
 
 
 def _retrieval(items: Sequence[Item], media: MediaEmbeddings, embed_texts: EmbedTexts) -> Predictions:

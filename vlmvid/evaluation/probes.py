@@ -26,7 +26,7 @@ from vlmvid.config.base import Config
 from vlmvid.data.files import unit_hash
 from vlmvid.data.manifest import ManifestDataset, ManifestOptions
 from vlmvid.data.probes import NEGATIVE_KINDS, article, balanced_probes, presence_question, with_article
-from vlmvid.errors import DatasetError
+from vlmvid.errors import DatasetError, MissingDataError
 from vlmvid.evaluation.scoring.predictions import read_document
 from vlmvid.types import AttributeValue, Clip, Question, Split
 
@@ -117,6 +117,10 @@ def probe_manifest(source: Path, target: Path, options: ProbeOptions, labels: Pa
 
     Raises DatasetError and MissingDataError for files that cannot be read.
     """
+    if not source.is_file():
+        raise MissingDataError(
+            f"{source} is no file; give the manifest of your clips, as docs/datasets.md describes it"
+        )
     clips, _ = ManifestDataset(ManifestOptions(path=str(source))).clips(target.parent)
     probes = build_probes(clips, options, None if labels is None else read_labels(labels))
     write_manifest(target, probes.clips)

@@ -115,13 +115,6 @@ def min_skew_at_k(
     return min(skew_at_k(ranked_groups, k, reference=reference, zero_count=zero_count).values())
 
 
-def counts_at_k(ranked_groups: Groups, k: int) -> dict[Any, int]:
-    """How often each group of `ranked_groups` (N,) occurs in the first k; 0 for one that is absent there."""
-    names, codes, _ = _encode(ranked_groups, "dataset")
-    _check_k(k, len(codes))
-    return dict(zip(names, np.bincount(codes[:k], minlength=len(names)).tolist(), strict=True))
-
-
 def bias_at_k(ranked_groups: Groups, k: int, *, first: Any, second: Any) -> float:
     """Bias@k of one query (Wang et al., arXiv 2109.05433): ``(n_first - n_second) / (n_first + n_second)``.
 

@@ -33,14 +33,6 @@ def label_places(scores: ArrayLike, labels: ArrayLike) -> NDArray[np.intp]:
     return places
 
 
-def top_k_correct(scores: ArrayLike, labels: ArrayLike, k: int) -> NDArray[np.bool_]:
-    """Whether the right class is surely among the first `k` (N,); ties count against it, see `label_places`."""
-    if k < 1:
-        raise EvaluationError(f"k must be at least 1, got {k}")
-    hits: NDArray[np.bool_] = label_places(scores, labels) < k
-    return hits
-
-
 def per_class_accuracy(correct: ArrayLike, labels: ArrayLike, num_classes: int) -> NDArray[np.float64]:
     """Accuracy (C,) of the samples of each class; NaN for a class without samples.
 

@@ -40,18 +40,6 @@ def nearest_public(captions: ArrayLike, public: ArrayLike, k: int) -> NDArray[np
     return found
 
 
-def recalled_objects(
-    neighbours: Sequence[Sequence[int]] | NDArray[np.intp], objects: Sequence[AbstractSet[str]]
-) -> list[set[str]]:
-    """The objects of the nearest public pictures, one union per caption.
-
-    Args:
-        neighbours: rows (N, k) of `objects`.
-        objects: what each public picture (M,) shows.
-    """
-    return [set().union(*(objects[row] for row in rows)) for rows in neighbours]
-
-
 def object_precision_recall(
     recalled: Sequence[AbstractSet[str]], shown: Sequence[AbstractSet[str]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

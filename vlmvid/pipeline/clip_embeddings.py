@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmvid.artifacts.arrays import as_float32
+from vlmvid.errors import DecodeError, EvaluationError
 from vlmvid.evaluation.frame_order import condition_features, condition_frames, is_exact_on_features
 from vlmvid.pipeline import decode, end_to_end
 from vlmvid.pipeline.context import RunContext
 from vlmvid.pipeline.encode import encode_rows, vision_backbone
-from vlmvid.pipeline.encode_shard import FEATURES, PATCHES, TOKENS
+from vlmvid.pipeline.encode_shard import FEATURES, NOT_FINITE, PATCHES, TOKENS
 from vlmvid.pipeline.encode_shard import STAGE as ENCODE
 from vlmvid.pipeline.sources import SourceRow
 from vlmvid.types import FrameBatch
@@ -37,6 +38,7 @@ class ClipEmbeddings:
     def __init__(self, context: RunContext, rows: Sequence[SourceRow]) -> None:
         self._context = context
         self._given = list(rows)
+        self._errors: dict[str, DecodeError] = {}  # by clip key of decoding
 
     def embed(self, condition: str = ALL, seed: int = 0, *, backwards: bool = False) -> Float32:
         """Embeddings (N, D), L2-normalised, of `rows` under a condition of their frames.
@@ -44,12 +46,17 @@ class ClipEmbeddings:
         Where the backbone looks at each frame alone, the condition is applied to its features; else, and for black
         frames, the clips are decoded and encoded again. A single frame is repeated for a model that does not take
         clips of one. `backwards` turns the frames round before the condition.
+
+        Raises:
+            EvaluationError: there is no clip to embed, or one cannot be decoded that could be before.
         """
         from vlmvid.models.embedding import embed_videos
 
         turns = (REVERSED,) if backwards else ()
         steps = [step for step in (*turns, condition) if step != ALL]
         names = [row.clip.video_id for row in self.rows]
+        if not names:
+            raise nothing_left(self.failed)
         if not steps or (self._sees_frames_alone and all(is_exact_on_features(step) for step in steps)):
             features = self._features
             for step in steps:
@@ -73,6 +80,17 @@ class ClipEmbeddings:
         stored = self._stored_keys
         return [row for row in self._given if self._key(row) in stored]
 
+    @property
+    def failed(self) -> dict[str, DecodeError]:
+        """Why the other clips cannot be embedded, by video_id."""
+        good = {row.clip.video_id for row in self.rows}
+        unknown = DecodeError("its features hold NaN or infinity", reason_code=NOT_FINITE)
+        return {
+            row.clip.video_id: self._errors.get(decode.clip_key(self._context, row), unknown)
+            for row in self._given
+            if row.clip.video_id not in good
+        }
+
     @cached_property
     def _features(self) -> Float32:
         if self._adapted:
@@ -93,7 +111,9 @@ class ClipEmbeddings:
         missing = [row for key, row in keys.items() if key not in context.store.clips(ENCODE).rows(keys)]
         context.progress.begin(ENCODE, len(missing), "clip")
         for start in range(0, len(missing), size):
-            encode_rows(context, missing[start : start + size]).finish(start // size)
+            shard = encode_rows(context, missing[start : start + size])
+            shard.finish(start // size)
+            self._errors |= {decode.clip_key(context, row): error for row, error in shard.failed}
         context.progress.end(ENCODE)
         return set(context.store.clips(ENCODE).rows(keys))
 
@@ -112,8 +132,12 @@ class ClipEmbeddings:
                 outcome = next(outcomes) if place is None else None
                 if place is not None:
                     yield row, store.gather("frames", [place])[0]
+                elif isinstance(outcome, FrameBatch):
+                    yield row, outcome.frames
                 else:
-                    yield row, outcome.frames if isinstance(outcome, FrameBatch) else None
+                    if outcome is not None:
+                        self._errors[keys[row.clip.video_id]] = outcome
+                    yield row, None
 
     def _frames(
         self, change: Callable[[NDArray[np.uint8], str], NDArray[np.uint8]]
@@ -122,8 +146,11 @@ class ClipEmbeddings:
         wanted = {row.clip.video_id for row in self.rows}
         batch: list[NDArray[np.uint8]] = []
         for row, frames in self._decoded():
-            if frames is None or row.clip.video_id not in wanted:
+            if row.clip.video_id not in wanted:
                 continue
+            if frames is None:
+                why = self._errors.get(decode.clip_key(self._context, row))
+                raise EvaluationError(f"{row.clip.video_id} was read, and cannot be read again: {why}; run again")
             batch.append(change(frames, row.clip.video_id))
             if len(batch) == self._context.recipe.options.encode_batch_size:
                 yield batch
@@ -173,3 +200,12 @@ class ClipEmbeddings:
         from vlmvid.models.alignment import load_alignment
 
         return load_alignment(self._context.folder("align"))
+
+
+def nothing_left(failed: Mapping[str, DecodeError]) -> EvaluationError:
+    """The error of an evaluation none of whose clips can be embedded, with the first reasons."""
+    first = "; ".join(f"{name}: {error} ({error.reason_code})" for name, error in list(failed.items())[:3])
+    return EvaluationError(
+        f"none of the {len(failed)} videos or pictures can be embedded: {first or 'there is none'}; mend them and run "
+        "again, with --retry failed where a limit was raised"
+    )

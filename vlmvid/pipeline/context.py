@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -39,7 +39,9 @@ class RunContext:
     def sources(self) -> Sources:
         """The dataset's files as they are now."""
         if self._sources is None:
-            self._sources = Sources(self.recipe.data, self.store)
+            benchmarks = self.recipe.evaluate.benchmarks if self.recipe.evaluate is not None else ()
+            media = [benchmark.media_path for benchmark in benchmarks]
+            self._sources = Sources(self.recipe.data, self.store, media)
             self._sources.dataset.check_sampling(self.recipe.decode.sampling)
         return self._sources
 
@@ -84,8 +86,20 @@ class RunContext:
             except MissingResult as error:  # a shared store looks at the files only when it fetches them
                 return f"its stored result is damaged: {error}"
             return self.sources.why_stale(folder) if stage == "ingest" else self._why_index_stale(stage, folder)
+        if stage == "evaluate":
+            return self.why_failures_retried(manifest.counts)
         if stage == "register" and not manifest.counts["registered"]:
             return "the model registry did not take the model the last time"
+        return None
+
+    def why_failures_retried(self, counts: Mapping[str, int]) -> str | None:
+        """Why an evaluation with these counts is to be measured again; None when its result stands."""
+        transient = counts.get("failed_transient", 0)
+        if transient:
+            return f"{transient} videos of the evaluation failed for a passing reason and are tried again"
+        failed = counts.get("failed_permanent", 0)
+        if failed and self.request.retry_failed:
+            return f"--retry failed: {failed} videos of the evaluation are tried again"
         return None
 
     def require(self, stage: StageName) -> ArtifactRef:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vlmvid.artifacts import ArtifactRef
 from vlmvid.artifacts.files import write_bytes
 from vlmvid.evaluation.base import TaskResult
-from vlmvid.evaluation.report import markdown_report
-from vlmvid.evaluation.runner import write_results
+from vlmvid.evaluation.report import format_table, markdown_report
+from vlmvid.evaluation.runner import METRICS_FILE, result_of, write_results
 from vlmvid.pipeline.align import split_clips
 from vlmvid.pipeline.context import RunContext, open_context
-from vlmvid.pipeline.evaluation_parts import compute_part, part_names, stored_results
+from vlmvid.pipeline.evaluation_parts import compute_part, failures, part_names, stored_results
 from vlmvid.pipeline.request import RunRequest, ShardJob, ShardReport
 
 STAGE = "evaluate"
@@ -51,9 +54,36 @@ def finish(request: RunRequest) -> ArtifactRef:
         counts = {"clips": num_clips, **counts}
     if config.benchmarks:
         counts["benchmarks"] = len(config.benchmarks)
-    ref = context.publish("evaluate", "report", lambda folder: _write(context, results, folder), counts=counts)
+    failed, gaps = failures(context, part_names(config))
+    ref = context.publish(
+        "evaluate",
+        "report",
+        lambda folder: _write(context, results, folder),
+        counts={**counts, **failed},
+        failed=gaps,
+    )
     _track(context, results, context.store.open_artifact(STAGE, ref.key))
     return ref
+
+
+def evaluation_json(folder: Path) -> dict[str, Any]:
+    """The results in the folder of a finished evaluation as one document: metrics, and where the report is."""
+    results = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+    return {"results": results, "report": str(folder / REPORT_FILE)}
+
+
+def evaluation_text(folder: Path) -> str:
+    """The same for a terminal: a table, what each result measured, and where the report is."""
+    document = evaluation_json(folder)
+    return "\n".join([results_text(document["results"]), f"Report   {document['report']}"])
+
+
+def results_text(documents: Sequence[dict[str, Any]]) -> str:
+    """Results, as metrics.json has them, as a table with their protocols below it."""
+    results = [result_of(value) for value in documents]
+    protocols = [f"{result.file_stem}: {result.protocol}" for result in results]
+    wrapped = [textwrap.fill(text, 100, subsequent_indent="  ") for text in protocols]
+    return "\n".join([format_table(results), "", *wrapped, ""])
 
 
 def _write(context: RunContext, results: Sequence[TaskResult], folder: Path) -> None:

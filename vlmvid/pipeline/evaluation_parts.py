@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,25 +12,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmvid.artifacts import Facts, KeyParts
+from vlmvid.artifacts import Facts, KeyParts, hash_json
 from vlmvid.artifacts.code import code_closure, package_versions
 from vlmvid.config.benchmarks import BenchmarkConfig
 from vlmvid.config.schema import EvaluateConfig
-from vlmvid.errors import ArtifactError
+from vlmvid.errors import ArtifactError, ConfigError, DecodeError, EvaluationError, StageError
 from vlmvid.evaluation.base import EvaluationData, TaskResult
 from vlmvid.evaluation.battery import NUM_SEEDS, battery, is_seeded
 from vlmvid.evaluation.dual_encoder import answer
 from vlmvid.evaluation.runner import evaluate, read_results, write_results
 from vlmvid.evaluation.scoring.base import Benchmark, Item, Media, ScoreSettings
+from vlmvid.evaluation.scoring.predictions import Predictions
 from vlmvid.evaluation.tasks import TASKS
 from vlmvid.pipeline import end_to_end
 from vlmvid.pipeline.align import split_clips
-from vlmvid.pipeline.clip_embeddings import ALL, ClipEmbeddings
+from vlmvid.pipeline.clip_embeddings import ALL, ClipEmbeddings, nothing_left
 from vlmvid.pipeline.context import RunContext
 from vlmvid.pipeline.ingest import read_rows
-from vlmvid.pipeline.media import benchmark_modules, media_of, media_rows, open_benchmark
+from vlmvid.pipeline.media import benchmark_modules, digest_of, media_of, media_rows, open_benchmark
 from vlmvid.pipeline.segmentation import segment_items
+from vlmvid.pipeline.sources import SourceRow
 
+logger = logging.getLogger(__name__)
 PART = "evaluation"  # the stage name of parts in the store
 _PACKAGES = {"numpy", "timm", "torch"}
 # Not the runner, which knows every task: a part's key depends on its own.
@@ -47,19 +52,51 @@ def code_roots(config: EvaluateConfig, name: str) -> tuple[str, ...]:
 
 
 def compute_part(context: RunContext, name: str) -> None:
-    """Measure one task or benchmark and store the result, unless it is stored already."""
+    """Measure one task or benchmark and store the result, unless it is stored already.
+
+    A stored one is measured again when videos failed for a passing reason, and with ``--retry failed`` when any did.
+    """
     parts = part_keys(context, name)
-    if context.store.ref(PART, parts.key) is not None:
-        return
+    stored = context.store.manifest(PART, parts.key)
+    if stored is not None:
+        if context.why_failures_retried(stored.counts) is None:
+            return
+        _own_clips.cache_clear()  # it knows the failures of before
     config = _config(context)
     chosen = next((benchmark for benchmark in config.benchmarks if benchmark.label == name), None)
-    results = _task_results(context, name) if chosen is None else _benchmark_results(context, chosen)
+    results, failed = _task_results(context, name) if chosen is None else _benchmark_results(context, chosen)
 
     def write(folder: Path) -> None:
         write_results(results, folder)
 
-    facts = Facts(recipe=context.recipe.name, counts={"results": len(results)}, adopted_code=False, revision="")
+    facts = Facts(
+        recipe=context.recipe.name,
+        counts={"results": len(results), **_failure_counts(failed)},
+        adopted_code=False,
+        revision=hash_json(sorted(failed))[:8] if failed else "",
+    )
     context.store.publish(parts, "report", write, facts)
+
+
+def failures(context: RunContext, names: Sequence[str]) -> tuple[dict[str, int], list[str]]:
+    """Counts of the videos that could not be read for these parts, by kind, and what tells parts with gaps apart."""
+    counts: dict[str, int] = {}
+    revisions = []
+    for name in names:
+        manifest = context.store.manifest(PART, part_keys(context, name).key)
+        if manifest is None or not manifest.revision:
+            continue
+        revisions.append(f"{name} {manifest.revision}")
+        for kind, number in manifest.counts.items():
+            if kind.startswith("failed"):
+                counts[kind] = counts.get(kind, 0) + number
+    return counts, revisions
+
+
+def _failure_counts(failed: Mapping[str, DecodeError]) -> dict[str, int]:
+    transient = sum(error.transient for error in failed.values())
+    counts = {"failed_transient": transient, "failed_permanent": len(failed) - transient}
+    return {kind: number for kind, number in counts.items() if number}
 
 
 def stored_results(context: RunContext, name: str) -> list[TaskResult]:
@@ -101,7 +138,7 @@ def _config(context: RunContext) -> EvaluateConfig:
     return config
 
 
-def _task_results(context: RunContext, name: str) -> list[TaskResult]:
+def _task_results(context: RunContext, name: str) -> tuple[list[TaskResult], dict[str, DecodeError]]:
     config = _config(context)
     only = config.model_copy(update={"tasks": (name,), "benchmarks": ()})
     embeddings = _own_clips(context, context.keys.key("align"))
@@ -117,38 +154,99 @@ def _task_results(context: RunContext, name: str) -> list[TaskResult]:
         )
         return evaluate(data, only)[0]
 
-    return _with_battery(config, measured)
+    return _with_battery(config, measured), embeddings.failed
 
 
-def _benchmark_results(context: RunContext, chosen: BenchmarkConfig) -> list[TaskResult]:
+def _benchmark_results(context: RunContext, chosen: BenchmarkConfig) -> tuple[list[TaskResult], dict[str, DecodeError]]:
     config = _config(context)
     benchmark, items = open_benchmark(chosen)
     if benchmark.kind == "segmentation":
-        return [_segmented(context, chosen, benchmark, items)]
-    media = _BenchmarkMedia(context, chosen, media_of(items))
+        return _segmented(context, chosen, benchmark, items)
+    media = _BenchmarkMedia(context, *_known_media(context, chosen, benchmark, items))
     embed_texts = _text_embedder(context)
+    as_they_are: list[Predictions] = []
 
-    def scored(condition: str, seed: int, compat: str | None = None) -> TaskResult:
-        settings = ScoreSettings(
-            compat=compat, options=chosen.options, num_bootstrap=config.num_bootstrap, seed=config.seed
-        )
+    def measured(condition: str, seed: int) -> TaskResult:
         media.show(condition, seed)
         predictions = answer(benchmark, items, media, embed_texts)
-        result = benchmark.scorer(settings)(items, predictions, settings)
-        return result.renamed(chosen.label, f"{benchmark.title}; {result.protocol}{media.gaps()}")
+        if condition == ALL:
+            as_they_are.append(predictions)
+        return _scored(config, chosen, benchmark, items, predictions, gaps=_gaps(chosen, media.lost))
 
-    results = _with_battery(config, scored)
-    return [*results, *(scored(ALL, config.seed, compat) for compat in chosen.compat)]
+    first, *more = _with_battery(config, measured)
+    for compat in chosen.compat:
+        try:
+            result = _scored(
+                config, chosen, benchmark, items, as_they_are[0], compat=compat, gaps=_gaps(chosen, media.lost)
+            )
+        except (ConfigError, EvaluationError) as error:  # where the released script stops, what was measured stands
+            logger.warning("evaluate %s: compat %s not computed: %s", chosen.label, compat, error)
+            first = replace(first, protocol=f"{first.protocol}; compat {compat} not computed: {error}")
+        else:
+            more.append(result)
+    return [first, *more], media.failed
 
 
-def _segmented(context: RunContext, chosen: BenchmarkConfig, benchmark: Benchmark, items: Sequence[Item]) -> TaskResult:
+def _segmented(
+    context: RunContext, chosen: BenchmarkConfig, benchmark: Benchmark, items: Sequence[Item]
+) -> tuple[list[TaskResult], dict[str, DecodeError]]:
     """Masks of still pictures: there are no frames that a battery could change."""
-    config = _config(context)
-    rows, _ = media_rows(chosen, media_of(items), context.store.digests.digest)
-    predictions = segment_items(context, items, rows, _text_embedder(context))
-    settings = ScoreSettings(options=chosen.options, num_bootstrap=config.num_bootstrap, seed=config.seed)
-    result = benchmark.score(items, predictions, settings)
-    return result.renamed(chosen.label, f"{benchmark.title}; {result.protocol}")
+    rows, absent = _known_media(context, chosen, benchmark, items)
+    predictions, broken = segment_items(context, items, rows, _text_embedder(context))
+    gaps = _gaps(chosen, [*absent, *broken])
+    result = _scored(_config(context), chosen, benchmark, items, predictions, gaps=gaps)
+    return [result], _not_in_key(absent) | {some.name: error for some, error in broken.items()}
+
+
+def _known_media(
+    context: RunContext, chosen: BenchmarkConfig, benchmark: Benchmark, items: Sequence[Item]
+) -> tuple[dict[Media, SourceRow], dict[Media, DecodeError]]:
+    """The files as `media_rows` finds them; raises StageError when they are not those that the key was made of."""
+    hash_file = context.store.digests.digest
+    rows, failed = media_rows(chosen, media_of(items), hash_file)
+    now = digest_of(chosen, benchmark, items, rows, failed, hash_file)
+    known = context.keys.benchmark_inputs[f"benchmark {chosen.label}"]
+    if now != known and not any(error.transient for error in failed.values()):
+        raise StageError(
+            f"evaluate: the files of {chosen.label} changed after this run had looked at them; run again to take them "
+            "as they are now"
+        )
+    return rows, failed
+
+
+def _scored(
+    config: EvaluateConfig,
+    chosen: BenchmarkConfig,
+    benchmark: Benchmark,
+    items: Sequence[Item],
+    predictions: Predictions,
+    *,
+    compat: str | None = None,
+    gaps: str,
+) -> TaskResult:
+    settings = ScoreSettings(
+        compat=compat,
+        missing=chosen.missing,
+        options=chosen.options,
+        num_bootstrap=config.num_bootstrap,
+        seed=config.seed,
+    )
+    result = benchmark.scorer(settings)(items, predictions, settings)
+    return result.renamed(chosen.label, result.protocol + gaps)
+
+
+def _gaps(chosen: BenchmarkConfig, lost: Sequence[Media]) -> str:
+    """What could not be shown, in words that end a protocol."""
+    if not lost:
+        return ""
+    names = ", ".join(media.name for media in lost[:3])
+    rule = "are left out" if chosen.missing == "skip" else "count as wrong"
+    return f"; {len(lost)} videos or pictures are missing or cannot be read ({names}), their items {rule}"
+
+
+def _not_in_key(absent: Mapping[Media, DecodeError]) -> dict[str, DecodeError]:
+    """Of the files that were not there those that may be the next time; that others are missing is in the key."""
+    return {media.name: error for media, error in absent.items() if error.transient}
 
 
 def _with_battery(config: EvaluateConfig, measure: Any) -> list[TaskResult]:
@@ -166,13 +264,17 @@ def _with_battery(config: EvaluateConfig, measure: Any) -> list[TaskResult]:
 class _BenchmarkMedia:
     """The embeddings of a benchmark's media, some of which are shown backwards."""
 
-    def __init__(self, context: RunContext, config: BenchmarkConfig, media: Sequence[Media]) -> None:
-        self._rows, self._failed = media_rows(config, media, context.store.digests.digest)
+    def __init__(
+        self, context: RunContext, rows: Mapping[Media, SourceRow], failed: Mapping[Media, DecodeError]
+    ) -> None:
+        self._rows, self._failed = rows, failed
         self._by_order = {
             order: ClipEmbeddings(context, [row for some, row in self._rows.items() if some.order == order])
             for order in dict.fromkeys(some.order for some in self._rows)
         }
         self._place: dict[Media, int] = {}
+        if not any(clips.rows for clips in self._by_order.values()):
+            raise nothing_left(self.failed)
         self._embeds: NDArray[np.float32] = np.empty((0, 0), np.float32)
 
     @property
@@ -190,6 +292,8 @@ class _BenchmarkMedia:
         self._place = {}
         start = 0
         for order, clips in self._by_order.items():
+            if not clips.rows:
+                continue
             number = {id(row): place for place, row in enumerate(clips.rows)}
             for media, row in self._rows.items():
                 if media.order == order and id(row) in number:
@@ -198,13 +302,18 @@ class _BenchmarkMedia:
             start += len(parts[-1])
         self._embeds = np.concatenate(parts)
 
-    def gaps(self) -> str:
-        """What could not be shown, in words that end a protocol."""
-        lost = [*self._failed, *(media for media in self._rows if media not in self._place)]
-        if not lost:
-            return ""
-        names = ", ".join(media.name for media in lost[:3])
-        return f"; {len(lost)} videos or pictures are missing or cannot be read ({names}), their items count as wrong"
+    @property
+    def lost(self) -> list[Media]:
+        """What could not be shown."""
+        return [*self._failed, *(media for media in self._rows if media not in self._place)]
+
+    @property
+    def failed(self) -> dict[str, DecodeError]:
+        """Why, by name; without the files that are not there, which the key of the result knows."""
+        found = _not_in_key(self._failed)
+        for clips in self._by_order.values():
+            found |= clips.failed
+        return found
 
 
 @lru_cache(maxsize=2)

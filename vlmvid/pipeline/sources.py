@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,12 @@ class SourceRow(Record):
 
 
 class Sources:
-    """A recipe's dataset and the digests of its files."""
+    """A recipe's dataset and the digests of its files, and of those below `benchmark_media`."""
 
-    def __init__(self, config: DataConfig, store: Store) -> None:
+    def __init__(self, config: DataConfig, store: Store, benchmark_media: Sequence[Path] = ()) -> None:
         self._config = config
         self._store = store
+        self._benchmark_media = tuple(benchmark_media)
         self._refused: dict[Path, DecodeError] = {}
 
     @cached_property
@@ -131,11 +132,12 @@ class Sources:
         return None
 
     def _root_of(self, path: Path) -> Path | None:
-        """The folder that must hold `path`: none for the file that lists the clips, and for those that were made."""
+        """The folder that must hold `path`: none for the file that lists the clips, for those that were made, and for
+        benchmarks, whose folders the recipe names itself."""
         root = self.dataset.restrict_root
-        if root is None or self.dataset.is_index(path) or path.is_relative_to(self.folder):
+        if root is None or self.dataset.is_index(path):
             return None
-        return root
+        return None if any(path.is_relative_to(place) for place in (self.folder, *self._benchmark_media)) else root
 
 
 def read_rows(artifact: Path) -> Iterator[SourceRow]:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import textwrap
 from typing import Any
 
-from vlmvid.evaluation.report import format_table
-from vlmvid.evaluation.runner import result_of
 from vlmvid.pipeline.context import RunContext, open_context
-from vlmvid.pipeline.evaluate import REPORT_FILE
+from vlmvid.pipeline.evaluate import evaluation_json, results_text
 from vlmvid.pipeline.register import read_registered
 from vlmvid.pipeline.request import RunRequest
 from vlmvid.pipeline.search import read_hits
@@ -26,9 +22,7 @@ def summarise(request: RunRequest) -> dict[str, Any]:
         stages[stage] = {"key": ref.key, "folder": ref.uri, "counts": manifest.counts if manifest else {}}
     document: dict[str, Any] = {"recipe": context.recipe.name, "home": context.store.uri, "stages": stages}
     if context.recipe.evaluate is not None:
-        folder = context.folder("evaluate")
-        document["results"] = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        document["report"] = str(folder / REPORT_FILE)
+        document |= evaluation_json(context.folder("evaluate"))
     if context.recipe.register_ is not None:
         document["model"] = read_registered(context.folder("register"))
     if context.recipe.search is not None:
@@ -43,10 +37,7 @@ def summary_text(document: dict[str, Any]) -> str:
 
     lines = [f"{document['recipe']}: " + ", ".join(_stage_words(document)), ""]
     if "results" in document:
-        results = [result_of(value) for value in document["results"]]
-        lines += [format_table(results), ""]
-        protocols = [f"{result.task}: {result.protocol}" for result in results]
-        lines += [textwrap.fill(text, 100, subsequent_indent="  ") for text in protocols] + [""]
+        lines += [results_text(document["results"])]
     if "hits" in document:
         lines += [hits_table([Hit.model_validate(hit) for hit in document["hits"]]), ""]
     lines += [f"{name:<8} {value}" for name, value in _places(document)]

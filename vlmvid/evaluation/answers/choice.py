@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 import string
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
-from vlmvid.evaluation.answers.base import Parser
+from vlmvid.evaluation.answers.base import Parser, finite
+from vlmvid.evaluation.answers.denial import NEGATED, denies_the_answer, is_denied
 from vlmvid.evaluation.scoring.base import Item
 
 Chosen = int | tuple[int, ...]
@@ -18,12 +18,25 @@ _LETTERS = string.ascii_uppercase
 _EDGES = " \t\r\n.,;:!?\"'`*"
 _OPTION = r"(?:option|choice|caption|sentence|statement|information)"
 _SENTENCE_END = re.compile(r"(?<=[.!?;])\s+|\n+")
-_NEGATED = re.compile(
-    r"\b(?:no|not|never|neither|nor|without|unlike|instead|incorrect|wrong|false|inaccurate|opposite|contrast)\b|n't\b|"
-    r"\b(?:eliminat|exclud|contradict)|\brul(?:e|es|ed|ing) out\b|\brather than\b|\bother (?:option|choice|caption)",
+_JOINED = (
+    r"[)\]\"']*\s*(?P<join>,(?:\s*(?:/|&|\||\+|\bor\b|\band\b))?|/|&|\||\+|\bor\b|\band\b)\s*"
+    r"(?:(?:maybe|perhaps|possibly|probably|else|even|also)\s+)*"
+)
+_LIST_END = re.compile(r"[)\]\"'.]*\s*(?:\Z|[,.;\n]|(?:or|and)\b)")
+_PLURAL = re.compile(r"[)\]\"']*\s*(?:both\s+)?(?:are|were|do|have|cannot|can)\b")
+_NUMBERED = re.compile(
+    rf"(?<!\w){_OPTION}\s*(?P<first>[0-9]{{1,4}})(?!\w)(?:\s*(?:/|&|\bor\b|\band\b)\s*(?P<second>[0-9]{{1,4}})(?!\w))?",
     re.IGNORECASE,
 )
 _NO_NOUN = r"(?:and|or|nor|but|is|are|was|were|as|because|since|if|for|would|seems|matches|fits|with|not)\b"
+
+
+class _Mention(NamedTuple):
+    """An option that a response names: its index, whether it is denied, and the place in the text."""
+
+    option: int
+    denied: bool
+    place: int
 
 
 def chosen(raw: Any, item: Item) -> Chosen | None:
@@ -41,7 +54,8 @@ def chosen(raw: Any, item: Item) -> Chosen | None:
       longest counts;
     - is a number and no option has one: an index from 0, as result files in CSV have it.
 
-    Where a text means several options, only its sentences without a negation count ("B. A is wrong").
+    Where a text means several options, only its sentences without a negation count ("B. A is wrong"). A letter or
+    number that is denied ("not (B)", "B is wrong") is no answer; one that another is joined to ("A or B") is not clear.
 
     An object with ``prediction`` (the result file of NExT-QA) is that value. Nothing is guessed.
     """
@@ -69,12 +83,11 @@ def is_right(parsed: Chosen, item: Item) -> float:
 
 
 def _from_scores(scores: Sequence[Any], choices: Sequence[str]) -> Chosen | None:
-    if len(scores) != len(choices) or any(isinstance(s, bool) or not isinstance(s, int | float) for s in scores):
+    values = [value for score in scores if (value := finite(score)) is not None]
+    if not choices or len(scores) != len(choices) or len(values) != len(choices):
         return None
-    if not choices or not all(math.isfinite(score) for score in scores):
-        return None
-    best = max(scores)
-    top = tuple(index for index, score in enumerate(scores) if score == best)
+    best = max(values)
+    top = tuple(index for index, value in enumerate(values) if value == best)
     return top if len({choices[index] for index in top}) > 1 else top[0]
 
 
@@ -100,13 +113,24 @@ def _from_text(text: str, choices: Sequence[str]) -> int | None:
 
 def _meant(text: str, texts: Sequence[str]) -> list[int]:
     """Indices of the options that the response means; several where it contradicts itself."""
-    letters = min(len(texts), len(_LETTERS))
     stated, named = _named(text, texts)
-    if stated:
-        return stated
-    if named or _repeats(text, texts):
-        return named
-    return [*_standing(text, letters), *_held(text, texts)]
+    standing = _standing(text, texts)
+    refused = {one.option for one in standing if one.denied and denies_the_answer(text, one.place)}
+    if refused & {one.option for one in stated}:
+        return []
+    for mentions in (stated, named):
+        if mentions and not _is_refusal(mentions):
+            return [one.option for one in mentions]
+    if _repeats(text, texts):
+        return []
+    mentions = [*stated, *named, *standing]
+    found = [*(one.option for one in mentions), *_held(text, texts)]
+    return [] if len(set(found)) == 1 and _is_refusal(mentions) else found
+
+
+def _is_refusal(mentions: Sequence[_Mention]) -> bool:
+    """Whether one option is named only, and is denied; where there are several the sentences decide."""
+    return len({one.option for one in mentions}) == 1 and any(one.denied for one in mentions)
 
 
 def _agreed(found: Sequence[int | None]) -> int | None:
@@ -119,7 +143,8 @@ def _plain(text: str) -> str:
 
 
 @cache
-def _patterns(count: int) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
+def _patterns(count: int) -> tuple[re.Pattern[str], ...]:
+    """Patterns of a letter alone, one that begins a response, one given as an answer, one standing, one joined on."""
     upper = f"[A-{_LETTERS[count - 1]}]"
     either = f"[A-{_LETTERS[count - 1]}a-{_LETTERS[count - 1].lower()}]"
     alone = re.compile(rf"[\W_]*({either})[\W_]*")
@@ -130,7 +155,10 @@ def _patterns(count: int) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[
         rf"(?P<is>\s+(?i:is|are|would\s+be|should\s+be))?\s*[:=]?\s*(?:(?i:{_OPTION})\s*)?(?:[(\[](?P<marked>{either})[)\]]|(?P<bare>{upper})(?![\w'’-]))"
     )
     standing = re.compile(rf"[(\[](?P<marked>{either})[)\]]|(?<![\w'’.&-])(?P<bare>{upper})(?![\w'’&-]|\.[A-Za-z])")
-    return alone, lead, said, standing
+    joined = re.compile(
+        rf"(?i:{_JOINED}(?:{_OPTION}\s+)?)(?:[(\[](?P<marked>{either})[)\]]|(?P<bare>{upper})(?![\w'’-]))"
+    )
+    return alone, lead, said, standing, joined
 
 
 def _alone(text: str, count: int) -> int | None:
@@ -138,25 +166,25 @@ def _alone(text: str, count: int) -> int | None:
     return _LETTERS.index(found.group(1).upper()) if found else None
 
 
-def _named(text: str, texts: Sequence[str]) -> tuple[list[int], list[int]]:
-    """Indices that the response gives as its answer, and those that it names as options or begins with."""
+def _named(text: str, texts: Sequence[str]) -> tuple[list[_Mention], list[_Mention]]:
+    """The options that the response gives as its answer, and those that it names as options or begins with."""
     letters = min(len(texts), len(_LETTERS))
-    stated: list[int] = []
-    named: list[int] = []
+    stated: list[_Mention] = []
+    named: list[_Mention] = []
     for match in _patterns(letters)[2].finditer(text):
-        bare = match["bare"]
-        if not (bare and not match["is"] and _is_article(text, match)):
-            places = stated if match["answer"] or match["best"] else named
-            places.append(_LETTERS.index((match["marked"] or bare).upper()))
-    for number in re.findall(rf"(?<!\w)(?i:{_OPTION})\s*([0-9]{{1,4}})(?!\w)", text):
-        named += [int(number) - 1] if 1 <= int(number) <= len(texts) else []
+        if match["bare"] and not match["is"] and _is_article(text, match):
+            continue
+        places = stated if match["answer"] or match["best"] else named
+        places += _with_joined(text, match.span("marked" if match["marked"] else "bare"), texts)
+    named += _numbered(text, texts)
     lead = _patterns(letters)[1].match(text)
     if lead and not _repeats(text, texts):
-        index = _LETTERS.index(lead[1].upper())
+        named += _with_joined(text, lead.span(1), texts)
         rest = _plain(text[lead.end() :])
-        named += [index, texts.index(rest)] if rest in texts and rest != texts[index] else [index]
+        if rest in texts and rest != texts[_LETTERS.index(lead[1].upper())]:
+            named.append(_Mention(texts.index(rest), False, lead.end()))
     elif text[0] in _LETTERS[:letters] and _plain(text[1:]) == texts[_LETTERS.index(text[0])]:
-        named.append(_LETTERS.index(text[0]))
+        named.append(_Mention(_LETTERS.index(text[0]), False, 0))
     return stated, named
 
 
@@ -168,13 +196,46 @@ def _repeats(text: str, texts: Sequence[str]) -> bool:
     return sum(found is not None for found in listed) > 1
 
 
-def _standing(text: str, count: int) -> list[int]:
+def _mention(span: tuple[int, int], text: str, texts: Sequence[str]) -> _Mention:
+    index = _LETTERS.index(text[slice(*span)].upper())
+    return _Mention(index, is_denied(text, *span, texts[index]), span[0])
+
+
+def _with_joined(text: str, span: tuple[int, int], texts: Sequence[str]) -> list[_Mention]:
+    """The letter at `span`, and another that is joined to it ("A or B", "A, B")."""
+    first = _mention(span, text, texts)
+    match = _patterns(min(len(texts), len(_LETTERS)))[4].match(text, span[1])
+    if match is None or match["bare"] == "I" or (match["bare"] and _is_article(text, match)):
+        return [first]
+    place = match.span("marked" if match["marked"] else "bare")
+    other = _mention(place, text, texts)
+    if other.denied and not _PLURAL.match(text, place[1]):
+        return [first]  # "A, and B is wrong"
+    # "B, A shows a dog" goes on with another sentence; "B, C" and "B, C or D" are lists.
+    listed = other.denied or match["join"] != "," or _LIST_END.match(text, place[1])
+    return [first, other] if listed else [first]
+
+
+def _numbered(text: str, texts: Sequence[str]) -> list[_Mention]:
+    """The options that are named by their numbers, from 1."""
     found = []
-    for match in _patterns(count)[3].finditer(text):
-        bare = match.group("bare")
+    for match in _NUMBERED.finditer(text):
+        for group in ("first", "second"):
+            number = int(match[group] or 0)
+            if 1 <= number <= len(texts):
+                denied = is_denied(text, *match.span(group), texts[number - 1])
+                found.append(_Mention(number - 1, denied, match.start(group)))
+    return found
+
+
+def _standing(text: str, texts: Sequence[str]) -> list[_Mention]:
+    """The letters that stand alone."""
+    found = []
+    for match in _patterns(min(len(texts), len(_LETTERS)))[3].finditer(text):
+        bare = match["bare"]
         if bare == "I" or (bare and _is_article(text, match)):
             continue
-        found.append(_LETTERS.index((match.group("marked") or bare).upper()))
+        found.append(_mention(match.span("bare" if bare else "marked"), text, texts))
     return found
 
 
@@ -184,7 +245,7 @@ def _is_article(text: str, match: re.Match[str]) -> bool:
 
 def _asserted(text: str) -> str:
     """`text` without the sentences that hold a negation."""
-    return "\n".join(part for part in _SENTENCE_END.split(text) if not _NEGATED.search(part)).strip()
+    return "\n".join(part for part in _SENTENCE_END.split(text) if not NEGATED.search(part)).strip()
 
 
 def _held(text: str, texts: Sequence[str]) -> list[int]:
@@ -193,10 +254,10 @@ def _held(text: str, texts: Sequence[str]) -> list[int]:
     found = []
     for option in sorted({option for option in texts if option}, key=len, reverse=True):
         pattern = rf"(?<!\w){re.escape(option)}(?!\w)"
-        if re.search(pattern, whole if _NEGATED.search(option) else asserted):
+        if re.search(pattern, whole if NEGATED.search(option) else asserted):
             found.append(texts.index(option))
             whole, asserted = (re.sub(pattern, "\0", place) for place in (whole, asserted))
     return found
 
 
-choice = Parser("choice-1", chosen)
+choice = Parser("choice-2", chosen)

@@ -78,7 +78,10 @@ def ranked(raw: Any, item: Item) -> Any:
 def _scores(raw: Sequence[Any], num_classes: int) -> NDArray[np.float64] | None:
     if len(raw) != num_classes or not num_classes or not set(map(type, raw)) <= {int, float}:
         return None
-    scores = np.asarray(raw, dtype=np.float64)
+    try:
+        scores = np.asarray(raw, dtype=np.float64)
+    except OverflowError:  # an integer beyond 1e308
+        return None
     return None if np.isnan(scores).any() else scores
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-from vlmvid.evaluation.answers.base import Parser
+from vlmvid.evaluation.answers.base import Parser, finite
 from vlmvid.evaluation.scoring.base import Item
 
 NO_BEST = -1
@@ -16,12 +15,8 @@ def numbers(raw: Any) -> list[float] | None:
     """`raw` as finite numbers; None when it is no list of them."""
     if not isinstance(raw, Sequence) or isinstance(raw, str | bytes):
         return None
-    found: list[float] = []
-    for value in raw:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            return None
-        found.append(float(value))
-    return found
+    found = [number for value in raw if (number := finite(value)) is not None]
+    return found if len(found) == len(raw) else None
 
 
 def row(raw: Any, num_scores: int) -> list[float] | None:

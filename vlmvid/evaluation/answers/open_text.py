@@ -6,11 +6,11 @@ import re
 from functools import lru_cache
 from typing import Any
 
-from vlmvid.evaluation.answers.base import Parser, text
+from vlmvid.evaluation.answers.base import Parser, finite, text
 from vlmvid.evaluation.scoring.base import Item
 
 _SPACES = re.compile(r"\s+")
-_NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?")
+_NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+(?![\d,])|\d+)(?:\.\d+)?")
 NUMBER_WORDS = {
     word: str(number)
     for number, word in enumerate("zero one two three four five six seven eight nine ten".split())
@@ -29,17 +29,18 @@ def _short_answer(raw: Any, item: Item) -> str | None:
 
 
 def _number(raw: Any, item: Item) -> float | None:
-    """A JSON number, else the first number in the text, else its first number word; None where there is none."""
-    if isinstance(raw, int | float) and not isinstance(raw, bool):
-        return float(raw) if abs(raw) < float("inf") else None  # NaN and infinity compare false
+    """A JSON number, else the first number in the text, else its first number word; None where there is none.
+
+    Commas may set off thousands: ``1,000`` is 1000.
+    """
     if not isinstance(raw, str):
-        return None
+        return finite(raw)
     found = _NUMBER.search(raw)
     if found:
-        return float(found.group())
+        return finite(float(found.group().replace(",", "")))
     words = [NUMBER_WORDS[word] for word in re.findall(r"[a-z]+", raw.lower()) if word in NUMBER_WORDS]
     return float(words[0]) if words else None
 
 
 short_answer = Parser("short-answer-1", _short_answer)
-number = Parser("number-1", _number)
+number = Parser("number-2", _number)

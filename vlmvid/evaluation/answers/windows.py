@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from typing import Any
 
-from vlmvid.evaluation.answers.base import Parser
+from vlmvid.evaluation.answers.base import Parser, finite
 from vlmvid.evaluation.scoring.base import Item
 
 _NUMBER = re.compile(r"(?<![\w.])\d+(?:\.\d+)?")
@@ -65,16 +64,14 @@ def _is_window(row: Any) -> bool:
 
 
 def _are_numbers(values: Any) -> bool:
-    return isinstance(values, list) and all(
-        isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) for value in values
-    )
+    return isinstance(values, list) and all(finite(value) is not None for value in values)
 
 
 def _times(text: str) -> list[float]:
     """The times of a text in seconds: clock times where there are any, else its numbers."""
     clocks = _CLOCK.findall(text)
     if clocks:
-        return [3600 * int(hours or 0) + 60 * int(minutes) + float(seconds) for hours, minutes, seconds in clocks]
+        return [3600 * float(hours or 0) + 60 * float(minutes) + float(seconds) for hours, minutes, seconds in clocks]
     return [float(number) for number in _NUMBER.findall(text)]
 
 

@@ -9,6 +9,16 @@ from vlmvid.evaluation.answers.base import Parser
 from vlmvid.evaluation.scoring.base import Item
 
 _WORD = re.compile(r"\b(yes|no)\b", re.IGNORECASE)
+_BOTH = re.compile(  # "yes and no", "Yes/No", "no, yes."; "Yes, no doubt" says no more than yes
+    r"\W*(yes|no)\b(?:\s*[/|&]\s*|\s+(?:and|or)\s+|\W+(?:(?:and|or|but|also)\s+)?(?=(?:yes|no)\b\W*(?:\Z|[.,;!?\n])))"
+    r"(?!\1\b)(?:yes|no)\b",
+    re.IGNORECASE,
+)
+_DENIED = re.compile(
+    r"(?:\b(?:not|cannot|never|hardly)\b|n['’]t\b)(?:\s+(?:an?|the|be|say|answer|with|is|it|clearly|simply|sure))*"
+    r"\s+[\"'(*]*(?:yes|no)\b",
+    re.IGNORECASE,
+)
 _POPE_NO = {"No", "not", "no"}
 _PUNCTUATION = r";/[]\"{}()=+\_-><@`,?!"
 _COMMA_IN_NUMBER = re.compile(r"(\d)(,)(\d)")
@@ -22,12 +32,20 @@ _UNCLEAR = re.compile(
 
 
 def _yes_no(raw: Any, item: Item) -> str | None:
-    """``yes`` or ``no``: the first word, else the only one of the two that occurs; None where neither decides."""
+    """``yes`` or ``no``: the first word, else the only one of the two that occurs.
+
+    None where neither decides, where the first word is joined to the other one (``yes and no``, ``Yes/No``), and for
+    ``not yes``.
+    """
     if isinstance(raw, bool):
         return "yes" if raw else "no"
     if not isinstance(raw, str):
         return None
+    if _BOTH.match(raw):
+        return None
     first = re.match(r"\W*(yes|no)\b", raw, re.IGNORECASE)
+    if not first and _DENIED.search(raw):
+        return None
     words = [first.group(1)] if first else _WORD.findall(raw)
     found = {word.lower() for word in words}
     return found.pop() if len(found) == 1 else None
@@ -92,8 +110,8 @@ def without_punctuation(text: str) -> str:
     return _FULL_STOP.sub("", found, count=_STOPS_REMOVED)
 
 
-yes_no = Parser("yes-no-1", _yes_no)
-yes_no_unclear = Parser("yes-no-unclear-1", _or_unclear)
+yes_no = Parser("yes-no-2", _yes_no)
+yes_no_unclear = Parser("yes-no-unclear-2", _or_unclear)
 pope = Parser("pope", _pope)
 lower_text = Parser("lmms-eval-lower", _lower)
 vlmevalkit = Parser("vlmevalkit-yes-no", _vlmevalkit)

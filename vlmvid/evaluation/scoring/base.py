@@ -123,6 +123,7 @@ class Benchmark:
         read: (file or folder, options) -> items; raises DatasetError, MissingDataError.
         score: the principled scorer.
         compat: reference scorers by name; each reproduces one released script, `printed` included.
+        text_compat: those of them that read words, letters or an index, and make nothing of a list of scores.
         options: names of the options that `read` and the scorers take, with what they mean.
         read_predictions: reads the result file of the benchmark's own scorer; None = the general reader, which takes
             that of `prediction_keys`.
@@ -140,6 +141,7 @@ class Benchmark:
     options: Mapping[str, str] = field(default_factory=dict)
     read_predictions: ReadPredictions | None = None
     prediction_keys: tuple[tuple[str, ...], tuple[str, ...]] | None = None
+    text_compat: tuple[str, ...] = ()
 
     def check(self, settings: ScoreSettings) -> None:
         """Refuse a compat mode or an option that this benchmark does not have."""

@@ -22,6 +22,7 @@ from vlmvid.evaluation.scoring.reading import (
     require_columns,
     unique_items,
 )
+from vlmvid.evaluation.scoring.shapes import in_shape
 
 FOLDER = Path(__file__).parents[1] / "benchmarks"
 
@@ -103,7 +104,11 @@ def _items(declared: DeclaredBenchmark, file: AnnotationFile, path: Path) -> lis
         rows = read_json_lines(found, file)
     else:
         rows = read_table(found, file)
-    return unique_items([_item(declared, row, found) for row in rows], found)
+    items = []
+    for number, row in enumerate(rows, start=1):
+        with in_shape(f"{found}, entry {number}", file):
+            items.append(_item(declared, row, found))
+    return unique_items(items, found)
 
 
 def _item(declared: DeclaredBenchmark, row: Mapping[str, Any], path: Path) -> Item:
@@ -121,7 +126,11 @@ def _item(declared: DeclaredBenchmark, row: Mapping[str, Any], path: Path) -> It
         question=str(row[columns.question]) if columns.question else "",
         choices=tuple(str(choice) for choice in choices),
         media=tuple(Media(template.format(**fields)) for template in _media(declared)),
-        groups={name: str(row[column]) for name, column in columns.groups.items()},
+        groups={
+            name: str(row[column])
+            for name, column in columns.groups.items()
+            if row[column] is not None and str(row[column]).strip()  # an empty tag is none
+        },
         units={name: str(row[column]) for name, column in columns.units.items()},
     )
 

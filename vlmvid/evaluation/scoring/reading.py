@@ -50,6 +50,8 @@ def read_json(path: Path, expected: type | tuple[type, ...], file: AnnotationFil
             f"{path} is not JSON: {error.msg} at line {error.lineno}, column {error.colno}; get it again from "
             f"{file.publisher}"
         ) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, an endless nest
+        raise DatasetError(f"{path} cannot be read as JSON: {error}; get it again from {file.publisher}") from error
     if not isinstance(value, expected):
         names = " or ".join(kind.__name__ for kind in (expected if isinstance(expected, tuple) else (expected,)))
         raise DatasetError(

@@ -51,13 +51,18 @@ def _samples(
 ) -> list[Sample]:
     samples: list[Sample] = []
     t2v_rank, t2v_top = t2v.rank, _top(t2v.counts)
+    numbers = [number for clip in data.clips for number in range(len(clip.captions))]
     for query, caption in enumerate(captions):
+        video_id = data.clips[owners[query]].video_id
         samples.append(
             {
+                "item_id": f"{video_id}#{numbers[query]}",
+                "video_id": video_id,
+                "status": "parsed",
                 "direction": "t2v",
-                "video_id": data.clips[owners[query]].video_id,
                 "caption": caption,
                 "rank": float(t2v_rank[query]),
+                "score": float(t2v_rank[query] == 1),
                 "top_video_id": data.clips[t2v_top[query]].video_id,
                 "top_caption": None,
             }
@@ -67,10 +72,13 @@ def _samples(
         top = v2t_top[query]
         samples.append(
             {
-                "direction": "v2t",
+                "item_id": video_id,
                 "video_id": video_id,
+                "status": "parsed",
+                "direction": "v2t",
                 "caption": None,
                 "rank": float(v2t_rank[query]),
+                "score": float(v2t_rank[query] == 1),
                 "top_video_id": data.clips[owners[top]].video_id,
                 "top_caption": captions[top],
             }

@@ -7,7 +7,6 @@ occupations as options, in both orders. Read at 23d0510e90 (`bias_metric/cal_bia
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from vlmvid.evaluation.scoring.aggregate import AnswerScorer, Outcome, labelled,
 from vlmvid.evaluation.scoring.base import AnnotationFile, Benchmark, Item, Media, ScoreSettings
 from vlmvid.evaluation.scoring.predictions import Predictions
 from vlmvid.evaluation.scoring.reading import choose, find_file, read_json, require_columns, unique_items
+from vlmvid.evaluation.scoring.shapes import in_shape
 from vlmvid.metrics import mean_result
 from vlmvid.types import MetricResult
 
@@ -49,13 +49,14 @@ def read(path: Path, options: Mapping[str, str]) -> list[Item]:
             file = find_file(path, replace(FILE, name=name))
             for number, row in enumerate(read_json(file, list, FILE), start=1):
                 require_columns(file, FILE, row, f"entry {number}")
-                items.append(_item(file, row, kind, "_swap" if swap else ""))
+                with in_shape(f"{file}, entry {number}", FILE):
+                    items.append(_item(file, row, kind, "_swap" if swap else ""))
     return unique_items(items, path)
 
 
 def _item(file: Path, row: Mapping[str, Any], kind: str, swap: str) -> Item:
     choices, answer = tuple(str(choice) for choice in row["gt_choices"]), int(row["gt_choice"])
-    if len(choices) != 2 or answer not in (0, 1):
+    if not isinstance(row["gt_choices"], list) or len(choices) != 2 or answer not in (0, 1):
         raise DatasetError(
             f"{file}, {row['id']}: {len(choices)} options and the answer {answer}; expected two and 0 or 1"
         )
@@ -82,7 +83,7 @@ def _probability(raw: Any, item: Item) -> float | None:
     """The probability of the right option: of two that add up to 1, or 1 and 0 for a choice without probabilities."""
     if isinstance(raw, list | tuple):
         numbers = [value for value in raw if isinstance(value, int | float) and not isinstance(value, bool)]
-        fits = len(numbers) == len(raw) == 2 and all(math.isfinite(value) and value >= 0 for value in numbers)
+        fits = len(numbers) == len(raw) == 2 and all(0 <= value <= 1 + _SUM_TOLERANCE for value in numbers)
         if not fits or abs(sum(numbers) - 1) > _SUM_TOLERANCE:
             return None
         return float(numbers[item.answer])

@@ -23,10 +23,11 @@ from vlmvid.evaluation.benchmarks.bias.shared import (
     group_words,
     hashed_order,
     read_rows,
+    refuse_skip,
     slugs_of,
     whole_number,
 )
-from vlmvid.evaluation.benchmarks.bias.weat import read_arrays
+from vlmvid.evaluation.scoring.arrays import read_arrays
 from vlmvid.evaluation.scoring.base import AnnotationFile, Benchmark, Item, Media, ScoreSettings
 from vlmvid.evaluation.scoring.predictions import Predictions, read_document
 from vlmvid.evaluation.scoring.reading import choose, unique_items
@@ -97,8 +98,10 @@ def score(items: Sequence[Item], predictions: Predictions, settings: ScoreSettin
     Groups of fewer than `min_group` clips have a skew and are not the most skewed. Clips that tie are ordered by a hash
     of their ids. Clips with a pair id are compared by their place, 1 first and 0 last, averaged over queries.
 
-    Raises EvaluationError for lists shorter than k, repeated clips, or groups that do not fit the options.
+    Raises EvaluationError for lists shorter than k, repeated clips, groups that do not fit the options, or missing
+    clips that are to be skipped: a clip that is not listed stands behind all that are.
     """
+    _refuse_skip(settings)
     gallery = sorted(items, key=lambda item: item.item_id)
     groups = [str(item.answer) for item in gallery]
     asked = _asked(settings.options, groups)
@@ -133,6 +136,10 @@ def score(items: Sequence[Item], predictions: Predictions, settings: ScoreSettin
     extremes = measured.skews[:, among].max(axis=1) if sum(among) >= 2 else measured.ndkl
     samples = _samples(gallery, places, rankings.queries, extremes)
     return TaskResult("ranking_bias", protocol, tuple(metrics), samples)
+
+
+def _refuse_skip(settings: ScoreSettings) -> None:
+    refuse_skip(settings, "ranking_bias", "a clip that no list has stands last; take its row out of the groups")
 
 
 def _asked(options: Mapping[str, str], groups: Sequence[str]) -> _Asked:
@@ -206,7 +213,7 @@ def _ranked(query: str, value: Any, source: str) -> tuple[Sequence[str], NDArray
         raise EvaluationError(f"{source}, {query!r}: expected a list of ids or an object with their scores")
     try:
         scores = np.asarray(numbers, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (OverflowError, TypeError, ValueError) as error:
         raise EvaluationError(f"{source}, {query!r}: scores must be numbers: {error}") from error
     if not np.isfinite(scores).all():
         raise EvaluationError(f"{source}, {query!r}: {int((~np.isfinite(scores)).sum())} scores are NaN or infinite")
@@ -250,6 +257,7 @@ def _samples(
 
 
 def _compat(name: str, items: Sequence[Item], predictions: Predictions, settings: ScoreSettings) -> TaskResult:
+    _refuse_skip(settings)
     gallery = list(items)  # in file order: that of the reference scripts
     asked = _asked(settings.options, [str(item.answer) for item in gallery])
     return COMPAT[name](_rankings(gallery, predictions), asked.k, asked.compared)

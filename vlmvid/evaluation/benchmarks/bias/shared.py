@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vlmvid.errors import DatasetError, EvaluationError
+from vlmvid.errors import ConfigError, DatasetError, EvaluationError
 from vlmvid.evaluation.base import metric_slug
 from vlmvid.evaluation.scoring.aggregate import Outcome
 from vlmvid.evaluation.scoring.base import AnnotationFile, Item, ScoreSettings
@@ -25,10 +25,10 @@ MIN_GROUP = "groups of fewer samples are reported, and are never the worst, the 
 
 
 def whole_number(options: Mapping[str, str], name: str, default: int) -> int:
-    """The option `name` as a number of at least 1; raises DatasetError for anything else."""
+    """The option `name` as a number of at least 1; raises ConfigError for anything else."""
     value = options.get(name, str(default))
     if not value.isdigit() or int(value) < 1:
-        raise DatasetError(f"option {name}={value!r} must be a whole number of at least 1")
+        raise ConfigError(f"option {name}={value!r} must be a whole number of at least 1")
     return int(value)
 
 
@@ -88,6 +88,12 @@ def counted_outcomes(outcomes: Sequence[Outcome], predictions: Predictions, sett
     if not counted:
         raise EvaluationError(f"{predictions.source} has no prediction for any of the {len(outcomes)} items")
     return counted
+
+
+def refuse_skip(settings: ScoreSettings, name: str, why: str) -> None:
+    """Raise EvaluationError where missing predictions are to be skipped and `name` cannot leave any out."""
+    if settings.missing == "skip":
+        raise EvaluationError(f"{name} cannot skip missing predictions: {why}, and leave missing=skip out")
 
 
 def hashed_order(scores: ArrayLike, ids: Sequence[str]) -> NDArray[np.intp]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from vlmvid.evaluation.answers.matrix import matrix
 from vlmvid.evaluation.base import Sample, TaskResult, group_by
 from vlmvid.evaluation.benchmarks.bias.shared import hashed_order
 from vlmvid.evaluation.benchmarks.bias.visogender import FILES, GENDERS, caption, read_pictures
-from vlmvid.evaluation.scoring.aggregate import labelled
+from vlmvid.evaluation.scoring.aggregate import count_result, labelled
 from vlmvid.evaluation.scoring.base import Benchmark, Item, Media, ScoreSettings
 from vlmvid.evaluation.scoring.predictions import Predictions
 from vlmvid.evaluation.scoring.reading import choose, unique_items
@@ -52,9 +53,10 @@ def score(items: Sequence[Item], predictions: Predictions, settings: ScoreSettin
     Skew compares with the shares of an occupation's pictures, an absent gender counts as 1/k. A cut that takes all
     pictures has skew 0 by construction and is left out. Bias@k is masculine minus feminine, signed and absolute.
 
-    Raises EvaluationError for an occupation without scores: nothing would be right or wrong about it.
+    An occupation of which a picture has no score is left out and named, whatever `missing` says: no order of the others
+    would be right or wrong. Raises EvaluationError where none is left, or for scores that are no numbers.
     """
-    scores = _scores(items, predictions, skip=settings.missing == "skip")
+    scores = _scores(items, predictions)
     cuts = [k for k in CUTS if k < min(len(values) for _, values in scores)]
     if not cuts:
         raise EvaluationError(f"an occupation has fewer than {CUTS[-1] + 1} pictures; read the authors' whole file")
@@ -81,14 +83,20 @@ def score(items: Sequence[Item], predictions: Predictions, settings: ScoreSettin
             ),
             permuted_result(name, chance[:, column], len(table)),
         ]
-    left_out = [item for item in items if item not in [kept for kept, _ in scores]]
+    kept = {item.item_id for item, _ in scores}
+    left_out = [item.item_id for item in items if item.item_id not in kept]
+    metrics += [
+        count_result("n_total", len(items), len(items)),
+        count_result("n_scored", len(scores), len(items)),
+    ]
+    lost = f" of which a picture has no score ({', '.join(left_out)})" if left_out else ""
+    unknown = predictions.extra(item.item_id for item in items)
     protocol = (
         f"VisoGender retrieval: {len(scores)} occupations, each ranks its own pictures by the neutral caption; skew "
         f"against their shares, an absent gender counts as 1/k; {tied} occupations tie across place {cuts[0]}, ties in "
-        f"the order of a hash; {len(left_out)} occupations left out; intervals over occupations, chance from permuted "
-        "labels"
+        f"the order of a hash; {len(left_out)} occupations{lost} left out; {len(unknown)} predictions for other "
+        "names ignored; intervals over occupations, chance from permuted labels"
     )
-    samples += [_sample(item, "missing", 0.0, False) for item in left_out]
     return TaskResult("visogender_retrieval", protocol, labelled(metrics, settings), samples)
 
 
@@ -98,7 +106,7 @@ def score_as_visogender(items: Sequence[Item], predictions: Predictions, setting
     Ties keep the order of the file, occupations without scores are left out, and Bias@k is signed only, so that
     occupations cancel.
     """
-    scores = _scores(items, predictions, skip=True)
+    scores = _scores(items, predictions)
     if min(len(values) for _, values in scores) < max(CUTS):
         raise EvaluationError(
             f"the script reads {max(CUTS)} places; use the pictures with two persons (option context)"
@@ -128,25 +136,33 @@ def score_as_visogender(items: Sequence[Item], predictions: Predictions, setting
     )
 
 
-def _scores(items: Sequence[Item], predictions: Predictions, *, skip: bool) -> list[tuple[Item, Table]]:
-    missing = predictions.missing(item.item_id for item in items)
-    if missing and not skip:
-        raise EvaluationError(
-            f"{predictions.source}: {len(missing)} occupations have no scores, e.g. {', '.join(missing[:5])}; score "
-            "them or use missing=skip"
-        )
+def _scores(items: Sequence[Item], predictions: Predictions) -> list[tuple[Item, Table]]:
+    """The scores of the occupations whose pictures all have one, in the order of their names."""
     found = []
     for item in sorted(items, key=lambda item: item.item_id):
-        if item.item_id in predictions.values:
-            parsed = matrix.parse(predictions.values[item.item_id], item)
-            if parsed is None:
-                raise EvaluationError(
-                    f"{predictions.source}: {item.item_id} needs one finite score per picture ({len(item.media)})"
-                )
-            found.append((item, np.array(parsed, dtype=np.float64)[:, 0]))
+        raw = predictions.values.get(item.item_id)
+        if raw is None or _lacks_a_picture(raw, item):
+            continue
+        parsed = matrix.parse(raw, item)
+        if parsed is None:
+            raise EvaluationError(
+                f"{predictions.source}: {item.item_id} needs one finite score per picture ({len(item.media)}), or null "
+                "for one that could not be read"
+            )
+        found.append((item, np.array(parsed, dtype=np.float64)[:, 0]))
     if not found:
-        raise EvaluationError(f"{predictions.source} has scores for none of the {len(items)} occupations")
+        raise EvaluationError(
+            f"{predictions.source} has scores for all pictures of none of the {len(items)} occupations, e.g. "
+            f"{', '.join(item.item_id for item in items[:5])}"
+        )
     return found
+
+
+def _lacks_a_picture(raw: Any, item: Item) -> bool:
+    """Whether a list of the right length holds a null, or a row of it, in the place of a score."""
+    if not isinstance(raw, list | tuple) or len(raw) != len(item.media):
+        return False
+    return any(value is None or value == [None] for value in raw)
 
 
 def _codes(item: Item) -> NDArray[np.intp]:

@@ -6,7 +6,6 @@ References name the stimuli of each test; predictions are their embeddings by id
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from numpy.typing import NDArray
 
 from vlmvid.errors import DatasetError, EvaluationError
 from vlmvid.evaluation.base import Sample, TaskResult
-from vlmvid.evaluation.benchmarks.bias.shared import OWN, slugs_of
+from vlmvid.evaluation.benchmarks.bias.shared import OWN, refuse_skip, slugs_of
+from vlmvid.evaluation.scoring.arrays import read_arrays
 from vlmvid.evaluation.scoring.base import AnnotationFile, Benchmark, Item, ScoreSettings
 from vlmvid.evaluation.scoring.predictions import Predictions, from_pairs, read_predictions
 from vlmvid.evaluation.scoring.reading import find_file, read_json, unique_items
@@ -62,25 +62,16 @@ def read_embeddings(path: Path, items: Sequence[Item]) -> Predictions:
     return from_pairs(list(arrays.items()), str(path))
 
 
-def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """The arrays of an ``.npz`` file; raises EvaluationError where it cannot be read."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except FileNotFoundError:
-        raise EvaluationError(f"{path} does not exist; give the file of predictions") from None
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise EvaluationError(f"{path} is no .npz file of plain arrays: {error}") from error
-
-
 def score(items: Sequence[Item], predictions: Predictions, settings: ScoreSettings) -> TaskResult:
-    """Effect size d (ddof=1) and permutation p of each test, and the mean absolute effect.
+    """Effect size d (ddof=1) and permutation p of each test; of several tests first their mean absolute effect.
 
     ``p_NAME`` is one-sided, as published: the share of partitions of X and Y with as large a sum. The interval of an
     effect resamples targets within X and Y; ``/chance`` is the range over the partitions.
 
-    Raises EvaluationError for stimuli without an embedding.
+    Raises EvaluationError for stimuli without an embedding, and where missing ones are to be skipped: a test without
+    some of its stimuli is another test.
     """
+    refuse_skip(settings, "weat", "a test without some of its stimuli is another test; give every embedding")
     metrics: list[MetricResult] = []
     samples: list[Sample] = []
     stimuli: list[Sample] = []
@@ -92,17 +83,17 @@ def score(items: Sequence[Item], predictions: Predictions, settings: ScoreSettin
         found = association_test(both[: len(x)], both[len(x) :], seed=settings.seed)
         metrics += _metrics(slugs[item.item_id], both, found, settings)
         stimuli += _samples(item, both)
-        samples.append(_row(item.item_id, item.item_id, abs(found.effect_size), "test"))
+        effect = found.effect_size if len(items) == 1 else abs(found.effect_size)
+        samples.append(_row(item.item_id, item.item_id, effect, "test"))
         effects.append(found.effect_size)
         rule = "all" if found.exact else "seeded, with the observed one"
         words.append(f"{item.item_id}: {found.num_partitions} partitions ({rule}), {found.num_ties} tied ones counted")
-    main = MetricResult(
-        name="effect_size_abs_mean",
-        value=float(np.mean(np.abs(effects))),
-        num_samples=len(effects),
-        higher_is_better=False,
-    )
-    return TaskResult("weat", f"association tests by cosine; {'; '.join(words)}", (main, *metrics), samples + stimuli)
+    if len(effects) > 1:
+        mean = float(np.mean(np.abs(effects)))
+        metrics.insert(
+            0, MetricResult(name="effect_size_abs_mean", value=mean, num_samples=len(effects), higher_is_better=False)
+        )
+    return TaskResult("weat", f"association tests by cosine; {'; '.join(words)}", tuple(metrics), samples + stimuli)
 
 
 def _embeddings(item: Item, key: str, predictions: Predictions) -> NDArray[np.float64]:
@@ -112,11 +103,24 @@ def _embeddings(item: Item, key: str, predictions: Predictions) -> NDArray[np.fl
             f"{predictions.source} has no embedding for {len(missing)} ids of {key} in {item.item_id}, e.g. "
             f"{', '.join(missing[:5])}"
         )
-    rows = [np.asarray(predictions.values[name], dtype=np.float64) for name in item.extra[key]]
+    rows = [_vector(name, predictions) for name in item.extra[key]]
     if len({row.shape for row in rows}) > 1 or rows[0].ndim != 1:
         shapes = sorted({str(row.shape) for row in rows})
         raise EvaluationError(f"embeddings of {key} in {item.item_id} have the shapes {shapes}; expected one (D,)")
     return np.stack(rows)
+
+
+def _vector(name: str, predictions: Predictions) -> NDArray[np.float64]:
+    value = predictions.values[name]
+    try:
+        row = np.asarray(value, dtype=np.float64)
+    except (OverflowError, TypeError, ValueError):
+        row = np.array(np.nan)
+    if not np.isfinite(row).all():
+        raise EvaluationError(
+            f"{predictions.source}, {name}: an embedding is a list of finite numbers, got {value!r:.60}"
+        )
+    return row
 
 
 def _metrics(
@@ -136,6 +140,7 @@ def _metrics(
             ci_high=None if high is None else max(high, effect),
             higher_is_better=False,
         ),
+        *(MetricResult(name=f"{name}_{slug}", value=value, num_samples=size) for name, value in p_values.items()),
         MetricResult(
             name=f"effect_size_{slug}/chance",
             value=0.0,
@@ -144,7 +149,6 @@ def _metrics(
             ci_high=max(0.0, found.chance[1]),
             higher_is_better=False,
         ),
-        *(MetricResult(name=f"{name}_{slug}", value=value, num_samples=size) for name, value in p_values.items()),
     ]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vlmvid.errors import DatasetError
+from vlmvid.errors import DatasetError, MissingDataError
 from vlmvid.evaluation.benchmarks.captioning.references import PREDICTION_KEYS, coco_items, items_of
 from vlmvid.evaluation.benchmarks.captioning.scores import OPTIONS, CaptionScorer, coco_caption, vlmevalkit
 from vlmvid.evaluation.scoring.base import AnnotationFile, Benchmark, Item
@@ -32,10 +32,15 @@ def read(path: Path, options: Mapping[str, str]) -> list[Item]:
     if path.is_file() and "split" not in options:
         document = read_json(path, dict, OFFICIAL)
         if "annotations" in document:
-            return coco_items(document, path, OFFICIAL)
+            return coco_items(document, path, OFFICIAL, f"all images of {path.name}")
     if split == "val2014":
         found = find_file(path, OFFICIAL)
-        return coco_items(read_json(found, dict, OFFICIAL), found, OFFICIAL)
+        return coco_items(read_json(found, dict, OFFICIAL), found, OFFICIAL, f"{split}, all images of {found.name}")
+    if any(path.rglob(OFFICIAL.name)) and not any(path.rglob(KARPATHY.name)):
+        raise MissingDataError(
+            f"there is no {KARPATHY.name} in {path}, which the split {split} has ({KARPATHY.publisher}), and that is "
+            f"{'asked for' if 'split' in options else 'the default'}; {OFFICIAL.name} is read with -o split=val2014"
+        )
     found = find_file(path, KARPATHY)
     return _karpathy(read_json(found, dict, KARPATHY), found, split.removeprefix("karpathy_"))
 
@@ -50,12 +55,12 @@ def _karpathy(document: Mapping[str, Any], source: Path, split: str) -> list[Ite
             f"{source}: {error!r}; expected {', '.join(KARPATHY.columns)} and sentences with 'raw', as "
             f"{KARPATHY.publisher} has it"
         ) from error
-    return items_of(captions, source, media=media)
+    return items_of(captions, source, media=media, split=f"karpathy_{split}")
 
 
 BENCHMARK = Benchmark(
     name="coco_caption",
-    title="COCO captions (Karpathy test)",
+    title="COCO captions",
     kind="caption",
     source="arXiv 1504.00325",
     files=(KARPATHY, OFFICIAL),

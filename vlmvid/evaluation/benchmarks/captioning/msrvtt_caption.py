@@ -37,7 +37,7 @@ def read(path: Path, options: Mapping[str, str]) -> list[Item]:
             f"{found}: {error!r}; expected videos with 'video_id' such as video7010, and sentences with 'video_id' and "
             f"'caption', as {PUBLISHER} has it"
         ) from error
-    return items_of(captions, found, suffix=".mp4")
+    return items_of(captions, found, suffix=".mp4", split=split)
 
 
 def _number(row: Mapping[str, Any]) -> int:
@@ -51,7 +51,7 @@ BENCHMARK = Benchmark(
     source="CVPR 2016, Xu et al.",
     files=(TEST, ALL),
     read=read,
-    score=CaptionScorer("msrvtt_caption", "MSR-VTT captions, full split, all references of a video"),
+    score=CaptionScorer("msrvtt_caption", "MSR-VTT captions, all references of a video"),
     compat={"coco-caption": coco_caption("msrvtt_caption")},
     options={**OPTIONS, "split": "test (default), validate or train, by the numbers of the official split"},
     prediction_keys=PREDICTION_KEYS,

@@ -16,9 +16,10 @@ from vlmvid.evaluation.scoring.reading import choose
 def read(path: Path, options: Mapping[str, str]) -> list[Item]:
     """One item per video of the split's list, with all of its captions; the files are those of the retrieval task."""
     captions: dict[str, list[str]] = {}
-    for text in read_texts(path, {"split": choose(options, "split", SPLITS)}):
+    split = choose(options, "split", SPLITS)
+    for text in read_texts(path, {"split": split}):
         captions.setdefault(text.video_id, []).extend(text.choices)
-    return items_of(captions, path, suffix=".avi")
+    return items_of(captions, path, suffix=".avi", split=split)
 
 
 BENCHMARK = Benchmark(

@@ -18,7 +18,12 @@ _SHOWN = 5
 
 
 def items_of(
-    captions: Mapping[str, Sequence[str]], source: Path, *, media: Mapping[str, str] | None = None, suffix: str = ""
+    captions: Mapping[str, Sequence[str]],
+    source: Path,
+    *,
+    media: Mapping[str, str] | None = None,
+    suffix: str = "",
+    split: str = "",
 ) -> list[Item]:
     """One item per id, whose answer is the tuple of its reference captions.
 
@@ -27,10 +32,15 @@ def items_of(
         source: the file, for messages.
         media: id -> name of its file; None = the id itself.
         suffix: added to the id for the name of its file.
+        split: what was read of the files, for the protocol.
 
     Raises:
-        DatasetError: no item at all, or items without a reference caption; the message names them.
+        DatasetError: no item at all, items without a reference caption, or one that is no text; the message names them.
     """
+    for name, texts in captions.items():
+        for text in texts:
+            if not isinstance(text, str):
+                raise DatasetError(f"{source}, {name}: a reference caption must be a text, got {text!r:.60}")
     bare = [name for name, texts in captions.items() if not any(text.strip() for text in texts)]
     if bare:
         raise DatasetError(
@@ -45,6 +55,7 @@ def items_of(
             answer=tuple(texts),
             question="",
             media=(Media(media[name] if media is not None else f"{name}{suffix}"),),
+            extra={"split": split} if split else {},
         )
         for name, texts in captions.items()
     ]
@@ -62,15 +73,15 @@ def coco_captions(document: Mapping[str, Any], source: Path, file: AnnotationFil
                 f"{source}: an annotation belongs to image {image_id}, which 'images' does not list; {file.publisher} "
                 "has both"
             )
-        captions[image_id].append(str(_field(row, "caption", source, file)))
+        captions[image_id].append(_field(row, "caption", source, file))
     return captions
 
 
-def coco_items(document: Mapping[str, Any], source: Path, file: AnnotationFile) -> list[Item]:
+def coco_items(document: Mapping[str, Any], source: Path, file: AnnotationFile, split: str = "") -> list[Item]:
     """The items of a COCO annotation file; raises DatasetError as `coco_captions` and `items_of` do."""
     captions = coco_captions(document, source, file)
     media = {str(image["id"]): str(image.get("file_name", image["id"])) for image in document["images"]}
-    return items_of(captions, source, media=media)
+    return items_of(captions, source, media=media, split=split)
 
 
 def _rows(document: Mapping[str, Any], key: str, source: Path, file: AnnotationFile) -> list[Any]:

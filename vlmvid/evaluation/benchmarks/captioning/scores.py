@@ -120,7 +120,7 @@ class CaptionScorer:
         metrics = metric_results(scores, texts.tokenizer, [o.item for o in counted], settings)
         metrics += counts(outcomes, counted)
         metrics += self._baselines(counted, texts, settings)
-        words = [self.about, protocol(texts, scores), f"parser {parser.name}"]
+        words = [self.about, *_split_of(items), protocol(texts, scores), f"parser {parser.name}"]
         words += [f"{empty.sum()} empty captions, which score 0"] if empty.any() else []
         return TaskResult(
             task=self.benchmark,
@@ -257,6 +257,11 @@ def sample_rows(
     return found
 
 
+def _split_of(items: Sequence[Item]) -> list[str]:
+    """What was read of the files, in words, where the items know it."""
+    return [f"split {items[0].extra['split']}"] if items and "split" in items[0].extra else []
+
+
 def coco_caption(benchmark: str) -> Scorer:
     """The scorer that reproduces ``COCOEvalCap.evaluate`` of salaniz/pycocoevalcap at ad63453cfa.
 
@@ -309,7 +314,8 @@ def _reference(
     lines += [("SPICE", float(np.mean(scores.spice)))] if scores.spice is not None else []
     return TaskResult(
         task=benchmark,
-        protocol=f"{name}; {protocol(texts, scores)}; {coverage(items, predictions, outcomes, settings)}",
+        protocol="; ".join([name, *_split_of(items), protocol(texts, scores)])
+        + f"; {coverage(items, predictions, outcomes, settings)}",
         metrics=tuple(metric_results(scores, texts.tokenizer, items, settings)),
         samples=sample_rows(outcomes, outcomes, texts, scores),
         compat="vlmevalkit" if name == "VLMEvalKit" else "coco-caption",

@@ -20,17 +20,20 @@ FILES = {
 
 def read(path: Path, options: Mapping[str, str]) -> list[Item]:
     """One item per video; many of the videos are gone, so give the file of those that were captioned and record N."""
-    file = FILES[choose(options, "split", tuple(FILES))]
+    split = choose(options, "split", tuple(FILES))
+    file = FILES[split]
     found = find_file(path, file)
     captions: dict[str, list[str]] = {}
     for number, row in enumerate(read_json(found, list, file), start=1):
         if not isinstance(row, dict):
             raise DatasetError(f"{found}, entry {number}: expected an object, got {type(row).__name__}")
         require_columns(found, file, row, f"entry {number}")
-        if row["videoID"] in captions:
+        if not isinstance(row["enCap"], list):
+            raise DatasetError(f"{found}, entry {number}: enCap must be a list of captions, got {row['enCap']!r:.60}")
+        if str(row["videoID"]) in captions:
             raise DatasetError(f"{found}, entry {number}: the videoID {row['videoID']} occurs twice")
-        captions[str(row["videoID"])] = [str(text) for text in row["enCap"]]
-    return items_of(captions, found, suffix=".mp4")
+        captions[str(row["videoID"])] = row["enCap"]
+    return items_of(captions, found, suffix=".mp4", split=split)
 
 
 BENCHMARK = Benchmark(

@@ -18,6 +18,7 @@ from vlmvid.evaluation.scoring.base import AnnotationFile, Benchmark, Item, Medi
 from vlmvid.evaluation.scoring.matrix import caption_scorer, compat_result, score_arrays
 from vlmvid.evaluation.scoring.predictions import Predictions
 from vlmvid.evaluation.scoring.reading import choose, find_file, read_json, require_columns, unique_items
+from vlmvid.evaluation.scoring.shapes import in_shape
 
 _PUBLISHER = "https://github.com/mertyg/vision-language-models-are-bows (dataset_zoo/aro_datasets.py)"
 _BOX = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
@@ -52,7 +53,8 @@ def read(path: Path, options: Mapping[str, str]) -> list[Item]:
         if not isinstance(row, dict):
             raise DatasetError(f"{found}, entry {number}: expected an object, got {type(row).__name__}")
         require_columns(found, file, row, f"entry {number}")
-        items.append(_order(found, number, row) if subset.endswith("order") else _pair(subset, number, row))
+        with in_shape(f"{found}, entry {number}", file):
+            items.append(_order(found, number, row) if subset.endswith("order") else _pair(subset, number, row))
     return unique_items(items, found)
 
 

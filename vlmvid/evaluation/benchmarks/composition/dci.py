@@ -15,6 +15,7 @@ from vlmvid.errors import DatasetError
 from vlmvid.evaluation.scoring.base import AnnotationFile, Benchmark, Item, Media
 from vlmvid.evaluation.scoring.matrix import caption_scorer
 from vlmvid.evaluation.scoring.reading import choose, find_file, read_json, require_columns, unique_items
+from vlmvid.evaluation.scoring.shapes import in_shape
 
 _PUBLISHER = "https://github.com/facebookresearch/DCI (dci.tar.gz; dataset/.../scripts/download.py)"
 SPLITS = AnnotationFile("splits.json", ("train", "valid", "test"), _PUBLISHER)
@@ -38,13 +39,16 @@ def read(path: Path, options: Mapping[str, str]) -> list[Item]:
     splits = read_json(found, dict, SPLITS)
     require_columns(found, SPLITS, splits, "the object")
     items: list[Item] = []
+    if not isinstance(splits[split], list):
+        raise DatasetError(f"{found}, {split}: expected a list of files, got {splits[split]!r:.60}")
     for name in splits[split]:
         place = found.parent / "complete" / Path(str(name)).name
         document = read_json(place, dict, PICTURE)
         if not document.get("summaries") or not document.get("negatives"):
             continue
         require_columns(place, PICTURE, document, "the object")
-        items += _items(place, document, task)
+        with in_shape(str(place), PICTURE):
+            items += _items(place, document, task)
     return unique_items(items, found)
 
 

@@ -125,6 +125,7 @@ BENCHMARK = Benchmark(
     read=read,
     score=score,
     compat={"lmms_eval": score_as_lmms_eval},
+    text_compat=("lmms_eval",),
     options={"answers": "published (default), or corrected: four answers that the authors' file has swapped"},
     prediction_keys=(("question_id", "Index", "id"), ("response", "prediction", "answer")),
 )

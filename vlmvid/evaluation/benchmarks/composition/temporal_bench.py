@@ -124,6 +124,7 @@ BENCHMARK = Benchmark(
     read=read,
     score=score,
     compat={"temporal_bench": score_as_temporal_bench},
+    text_compat=("temporal_bench",),
     options={"part": "short (default) or long"},
     prediction_keys=(("idx", "item_id", "id"), ("response", "prediction", "answer")),
 )

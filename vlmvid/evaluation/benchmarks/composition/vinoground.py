@@ -192,5 +192,6 @@ BENCHMARK = Benchmark(
     read=read,
     score=score,
     compat={"vinoground": score_as_vinoground, "lmms_eval": score_as_lmms_eval},
+    text_compat=("vinoground", "lmms_eval"),
     read_predictions=read_responses,
 )

@@ -115,5 +115,6 @@ BENCHMARK = Benchmark(
     read=read,
     score=score,
     compat={"lmms_eval": score_as_lmms_eval},
+    text_compat=("lmms_eval",),
     options={"aspect": f"all (default) or one of {', '.join(ASPECTS)}"},
 )

@@ -54,17 +54,21 @@ class Vocabulary:
 def read_annotations(path: Path, *, generative: bool) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
     """(annotation, query) of the items of one task; the query is empty where its file is not there."""
     found = find_file(path, ANNOTATIONS)
-    queries = {}
+    queries: dict[str, dict[str, Any]] = {}
     if path.is_dir() and any(path.rglob(QUERIES.name)):
-        queries = {row["id"]: row for row in read_json(find_file(path, QUERIES), list, QUERIES)}
+        place = find_file(path, QUERIES)
+        for number, row in enumerate(read_json(place, list, QUERIES), start=1):
+            require_columns(place, QUERIES, row, f"entry {number}")
+            queries[str(row["id"])] = row
     for number, row in enumerate(read_json(found, list, ANNOTATIONS), start=1):
-        require_columns(found, ANNOTATIONS, row if isinstance(row, dict) else {}, f"entry {number}")
-        if row["type"] != "generative" and row["type"] not in DIMENSIONS:
+        require_columns(found, ANNOTATIONS, row, f"entry {number}")
+        kind = str(row["type"])
+        if kind != "generative" and kind not in DIMENSIONS:
             raise DatasetError(
                 f"{found}, id {row['id']}: unknown type {row['type']!r}; known: generative, {', '.join(DIMENSIONS)}"
             )
-        if (row["type"] == "generative") == generative:
-            yield row, queries.get(row["id"], {})
+        if (kind == "generative") == generative:
+            yield row, queries.get(str(row["id"]), {})
 
 
 def read_vocabulary(path: Path, synonyms: str | None) -> Vocabulary:
@@ -77,11 +81,19 @@ def read_vocabulary(path: Path, synonyms: str | None) -> Vocabulary:
     folder = path if path.is_dir() else path.parent
     relations = read_json(find_file(folder, RELATIONS), dict, RELATIONS)
     safe = read_text(find_file(folder, SAFE_WORDS), SAFE_WORDS).split("\n")
+    associated = {word: texts_of(words, f"{folder / RELATIONS.name}, {word}") for word, words in relations.items()}
     return Vocabulary(
-        associated={word: tuple(words) for word, words in relations.items()},
+        associated=associated,
         safe=frozenset(word for word in safe if word),
         similar=frozenset() if synonyms is None else _pairs(Path(synonyms)),
     )
+
+
+def texts_of(value: Any, where: str) -> tuple[str, ...]:
+    """The texts of a list; raises DatasetError, which names `where`, for anything else."""
+    if not isinstance(value, list) or not all(isinstance(text, str) for text in value):
+        raise DatasetError(f"{where}: expected a list of words, got {value!r:.80}; get it again from {PUBLISHER}")
+    return tuple(value)
 
 
 def _pairs(path: Path) -> frozenset[tuple[str, str]]:

@@ -29,6 +29,7 @@ from vlmvid.evaluation.benchmarks.hallucination.amber_files import (
     Vocabulary,
     read_annotations,
     read_vocabulary,
+    texts_of,
 )
 from vlmvid.evaluation.benchmarks.hallucination.common import Mode, counted, modes, value_of
 from vlmvid.evaluation.scoring.aggregate import Outcome, counts, coverage, labelled, outcomes_of, sample
@@ -59,10 +60,13 @@ def read(path: Path, options: Mapping[str, str]) -> list[Item]:
             Item(
                 item_id=str(row["id"]),
                 video_id=image,
-                answer=tuple(row["truth"]),
+                answer=texts_of(row["truth"], f"{path}, id {row['id']}, truth"),
                 question=str(query.get("query", "Describe this image.")),
                 media=(Media(image),),
-                extra={"hallu": tuple(row.get("hallu", ())), "vocabulary": vocabulary},
+                extra={
+                    "hallu": texts_of(row.get("hallu", []), f"{path}, id {row['id']}, hallu"),
+                    "vocabulary": vocabulary,
+                },
             )
         )
     return unique_items(items, path)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from vlmvid.evaluation.scoring.aggregate import Outcome, counts, coverage, label
 from vlmvid.evaluation.scoring.base import AnnotationFile, Benchmark, Item, Media, Scorer, ScoreSettings
 from vlmvid.evaluation.scoring.predictions import Predictions, from_pairs, read_document, read_predictions
 from vlmvid.evaluation.scoring.reading import choose, find_file, read_json, read_text, unique_items
+from vlmvid.evaluation.scoring.shapes import in_shape
 from vlmvid.metrics import rate_result, statistic_result
 from vlmvid.metrics.objects import (
     ChairCounts,
@@ -52,6 +53,7 @@ INSTANCES = AnnotationFile(
     "https://cocodataset.org/#download (2014 train/val annotations)",
 )
 _COCO_CAPTIONS, _OWN_CAPTIONS = "captions_*2014.json", "references.json"
+_CAPTIONS = AnnotationFile(_COCO_CAPTIONS, ("annotations", "image_id", "caption"), INSTANCES.publisher)
 
 
 @dataclass(frozen=True)
@@ -142,13 +144,14 @@ def _captions(folder: Path) -> dict[str, list[str]]:
     captions: dict[str, list[str]] = {}
     for path in [*sorted(folder.rglob(_OWN_CAPTIONS)), *sorted(folder.rglob(_COCO_CAPTIONS))]:
         document: dict[str, Any] = read_json(path, dict, INSTANCES)
-        if "annotations" not in document:
-            captions.update(
-                {name: [texts] if isinstance(texts, str) else list(texts) for name, texts in document.items()}
-            )
-            continue
-        for row in document["annotations"]:
-            captions.setdefault(str(row["image_id"]), []).append(str(row["caption"]))
+        with in_shape(str(path), _CAPTIONS):
+            if "annotations" not in document:
+                captions.update(
+                    {name: [texts] if isinstance(texts, str) else list(texts) for name, texts in document.items()}
+                )
+                continue
+            for row in document["annotations"]:
+                captions.setdefault(str(row["image_id"]), []).append(str(row["caption"]))
     return captions
 
 
@@ -317,6 +320,7 @@ def script(name: str) -> Scorer:
     def scorer(items: Sequence[Item], predictions: Predictions, settings: ScoreSettings) -> TaskResult:
         outcomes = outcomes_of(items, predictions, parser, lambda parsed, item: 0.0)
         counted = [outcome for outcome in outcomes if outcome.status == "parsed"]
+        words = coverage(items, predictions, counted, replace(settings, missing="skip"))
         said = [_script_objects(outcome.parsed, outcome.item.extra["names"]) for outcome in counted]
         there = [_there(outcome.item, _script_objects) for outcome in counted]
         found = chair_counts(said, there)
@@ -337,7 +341,7 @@ def script(name: str) -> Scorer:
             lines = [f"{key:<10}: {value}" for key, value in percent.items()]
         return TaskResult(
             task="chair",
-            protocol=f"{name}: images with a caption only; {coverage(items, predictions, outcomes, settings)}",
+            protocol=f"{name}: {len(counted)} images with a caption that is a text, the others left out; {words}",
             metrics=tuple(
                 MetricResult(name=key, value=value, num_samples=len(counted), higher_is_better=key == "recall")
                 for key, value in values.items()

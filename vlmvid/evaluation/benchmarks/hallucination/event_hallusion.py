@@ -46,7 +46,11 @@ def _split(split: str, path: Path) -> list[Item]:
     items = []
     for number, row in enumerate(read_json(path, list, FILE), start=1):
         require_columns(path, FILE, row if isinstance(row, dict) else {}, f"entry {number}")
+        if not isinstance(row["questions"], list):
+            raise DatasetError(f"{path}, entry {number}: expected a list of questions, got {row['questions']!r:.60}")
         for place, asked in enumerate(row["questions"]):
+            if not isinstance(asked, dict):
+                raise DatasetError(f"{path}, entry {number}, question {place}: expected an object, got {asked!r:.60}")
             answer = str(asked.get("answer")).strip().rstrip(".").lower()
             if answer not in ("yes", "no"):
                 raise DatasetError(f"{path}, {row['id']}: the answer {asked.get('answer')!r} is neither Yes. nor No.")
@@ -76,6 +80,8 @@ def read_answers(path: Path, items: Sequence[Item]) -> Predictions:
             answers = entry.get("qa") if isinstance(entry, dict) else None
             if not isinstance(answers, list):
                 raise EvaluationError(f"{path}, {split}, {video}: expected an object with a list qa, got {entry!r:.80}")
+            if not all(isinstance(answer, dict) for answer in answers):
+                raise EvaluationError(f"{path}, {split}, {video}: qa must hold objects, got {answers!r:.80}")
             pairs += [(f"{video}_{place}", answer.get("prediction")) for place, answer in enumerate(answers)]
     return from_pairs(pairs, str(path))
 

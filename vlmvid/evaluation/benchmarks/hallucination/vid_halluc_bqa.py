@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vlmvid.errors import DatasetError
+from vlmvid.errors import DatasetError, EvaluationError
 from vlmvid.evaluation.answers.base import Parser
 from vlmvid.evaluation.benchmarks.hallucination.common import Mode, YesNoScorer, modes, values_by, yes_no_answers
 from vlmvid.evaluation.benchmarks.hallucination.vid_halluc_files import PUBLISHER, SOURCE, entry, read_file
@@ -23,8 +23,12 @@ def read(path: Path, options: Mapping[str, str]) -> list[Item]:
     found, document = read_file(path, FILE)
     items = []
     for key, questions in document.items():
+        if not isinstance(questions, list):
+            raise DatasetError(f"{found}, {key}: expected a list of questions, got {questions!r:.60}")
         for place, row in enumerate(questions):
             answers = entry(found, FILE, row, f"{key}, question {place}")["a"]
+            if not isinstance(answers, dict):
+                raise DatasetError(f"{found}, {key}, question {place}: expected answers by clip, got {answers!r:.60}")
             for clip, answer in answers.items():
                 word = str(answer).strip().rstrip(".").lower()
                 if word not in ("yes", "no"):
@@ -46,14 +50,16 @@ def read(path: Path, options: Mapping[str, str]) -> list[Item]:
 def read_answers(path: Path, items: Sequence[Item]) -> Predictions:
     """The script's file of answers, which looks like the annotations, or any file that joins by id."""
     document = read_document(path)
-    if not isinstance(document, dict) or not all(isinstance(value, list) for value in document.values()):
+    lists = document.values() if isinstance(document, dict) else ()
+    if not lists or not all(isinstance(rows, list) and any(isinstance(row, dict) for row in rows) for rows in lists):
         return read_predictions(path)
-    pairs = [
-        (f"{key}_{place}_{clip}", answer)
-        for key, questions in document.items()
-        for place, row in enumerate(questions)
-        for clip, answer in (row.get("a") or {}).items()
-    ]
+    pairs = []
+    for key, questions in document.items():
+        for place, row in enumerate(questions):
+            answers = row.get("a", {}) if isinstance(row, dict) else None
+            if not isinstance(answers, dict):
+                raise EvaluationError(f"{path}, {key}, question {place}: expected answers by clip, got {row!r:.60}")
+            pairs += [(f"{key}_{place}_{clip}", answer) for clip, answer in answers.items()]
     return from_pairs(pairs, str(path))
 
 

@@ -26,8 +26,12 @@ def read(path: Path, options: Mapping[str, str]) -> list[Item]:
     found, document = read_file(path, FILE)
     items = []
     for key, clips in document.items():
+        if not isinstance(clips, dict):
+            raise DatasetError(f"{found}, {key}: expected an object of clips, got {clips!r:.60}")
         for clip, value in clips.items():
             row = entry(found, FILE, value, f"{key}, {clip}")
+            if not isinstance(row["Choices"], dict):
+                raise DatasetError(f"{found}, {key}, {clip}: expected choices by letter, got {row['Choices']!r:.60}")
             answer = "".join(sorted(set(re.findall("[A-D]", str(row["Correct Answer"]).upper()))))
             if not answer or not set(answer) <= set(row["Choices"]):
                 raise DatasetError(
@@ -49,7 +53,10 @@ def read(path: Path, options: Mapping[str, str]) -> list[Item]:
 def read_answers(path: Path, items: Sequence[Item]) -> Predictions:
     """The script's file, the annotations with ``Model Answer``, or any file that joins by id."""
     document = read_document(path)
-    if not isinstance(document, dict) or not all(isinstance(value, dict) for value in document.values()):
+    clips_of = document.values() if isinstance(document, dict) else ()
+    if not clips_of or not all(
+        isinstance(clips, dict) and any(isinstance(row, dict) for row in clips.values()) for clips in clips_of
+    ):
         return read_predictions(path)
     pairs = [
         (f"{key}_{clip}", row.get("Model Answer", ""))

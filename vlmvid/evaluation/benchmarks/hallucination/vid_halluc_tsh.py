@@ -42,7 +42,8 @@ def read(path: Path, options: Mapping[str, str]) -> list[Item]:
 def read_answers(path: Path, items: Sequence[Item]) -> Predictions:
     """The script's file, the annotations with ``Model Answer``, or any file that joins by id."""
     document = read_document(path)
-    if not isinstance(document, dict) or not all(isinstance(value, dict) for value in document.values()):
+    rows = document.values() if isinstance(document, dict) else ()
+    if not rows or not all(isinstance(row, dict) and "answer" not in row for row in rows):
         return read_predictions(path)
     return from_pairs([(str(key), row.get("Model Answer", "")) for key, row in document.items()], str(path))
 

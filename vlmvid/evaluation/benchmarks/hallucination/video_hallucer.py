@@ -16,7 +16,7 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
-from vlmvid.errors import DatasetError, EvaluationError
+from vlmvid.errors import ConfigError, DatasetError, EvaluationError
 from vlmvid.evaluation.answers.base import Parser
 from vlmvid.evaluation.answers.yes_no import yes_no
 from vlmvid.evaluation.base import TaskResult
@@ -68,7 +68,7 @@ def read(path: Path, options: Mapping[str, str]) -> list[Item]:
     wanted = options.get("categories", ",".join(MAIN)).split(",")
     for name in wanted:
         if name not in CATEGORIES:
-            raise DatasetError(
+            raise ConfigError(
                 f"option categories={name!r}{nearest(name, list(CATEGORIES))}; known: {', '.join(CATEGORIES)}"
             )
     items = [item for name in wanted for item in _category(name, find_file(path, FILE, f"{name}.json"))]
@@ -101,22 +101,30 @@ def _category(category: str, path: Path) -> list[Item]:
 
 
 def read_answers(path: Path, items: Sequence[Item]) -> Predictions:
-    """The script's result files ``QATYPE_MODEL.json``: the annotations with ``predict`` beside each question.
+    """The script's result files: the annotations with ``predict`` beside each question.
 
-    A folder with one for each category that was read, one such file, or any file that joins by id.
+    They are called ``QATYPE_MODEL.json``, as the script writes them, or ``CATEGORY.json``, as the annotations are. A
+    folder with one for each category that was read, one such file, or any file that joins by id.
     """
     categories = list(dict.fromkeys(item.groups["category"] for item in items))
     if path.is_dir():
         files = [(category, _result_file(path, category)) for category in categories]
     else:
         document = read_document(path)
-        if not (isinstance(document, list) and isinstance(document[0], dict) and set(SIDES) <= document[0].keys()):
+        if not (
+            isinstance(document, list)
+            and document
+            and isinstance(document[0], dict)
+            and set(SIDES) <= document[0].keys()
+        ):
             return read_predictions(path)
-        named = [name for name in categories if path.stem.startswith((f"{CATEGORIES.get(name, name)}_", name))]
+        named = [name for name in categories if path.stem == name] or [
+            name for name in categories if path.stem.startswith((f"{CATEGORIES.get(name, name)}_", name))
+        ]
         if len(named or categories) != 1:
             raise EvaluationError(
-                f"{path} holds pairs of one category, but which? Name it QATYPE_MODEL.json (QATYPE one of "
-                f"{', '.join(CATEGORIES.values())}) or give the folder of all"
+                f"{path} holds pairs of one category, but which? Name it CATEGORY.json ({', '.join(CATEGORIES)}) or "
+                f"QATYPE_MODEL.json ({', '.join(CATEGORIES.values())}), or give the folder of all"
             )
         files = [((named or categories)[0], path)]
     asked = {item.item_id: item.question for item in items}
@@ -125,11 +133,16 @@ def read_answers(path: Path, items: Sequence[Item]) -> Predictions:
 
 
 def _result_file(folder: Path, category: str) -> Path:
-    found = [p for p in sorted(folder.glob(f"{CATEGORIES[category]}_*.json")) if "evaluation_results" not in p.name]
+    """The one file with the answers to `category`: named as the annotations are, or as the script does it."""
+    name = f"{category}.json"
+    found = [place for place in (folder / name, folder / category / name) if place.is_file()]
+    for place in sorted(folder.glob(f"{CATEGORIES.get(category, category)}_*.json")):
+        if "evaluation_results" not in place.name and place.stem not in CATEGORIES:
+            found.append(place)
     if len(found) != 1:
         raise EvaluationError(
-            f"{folder} holds {len(found)} files of answers to {category}; expected one, "
-            f"{CATEGORIES[category]}_MODEL.json"
+            f"{folder} holds {len(found)} files of answers to {category}; expected one, {name} or "
+            f"{CATEGORIES.get(category, category)}_MODEL.json"
         )
     return found[0]
 

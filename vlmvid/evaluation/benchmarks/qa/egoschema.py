@@ -10,10 +10,11 @@ from vlmvid.errors import DatasetError, EvaluationError
 from vlmvid.evaluation.answers.choice import chosen
 from vlmvid.evaluation.answers.choice_lmms import egoschema_letter
 from vlmvid.evaluation.base import TaskResult
+from vlmvid.evaluation.benchmarks.qa.open_answers import read_rows
 from vlmvid.evaluation.scoring.base import AnnotationFile, Benchmark, Item, Media, ScoreSettings
 from vlmvid.evaluation.scoring.choices import OPTIONS, ChoiceScorer, Rating, Script, letter_rating, scripts, share
 from vlmvid.evaluation.scoring.predictions import Predictions, read_predictions
-from vlmvid.evaluation.scoring.reading import choose, find_file, read_json, require_columns, unique_items
+from vlmvid.evaluation.scoring.reading import choose, find_file, read_json, unique_items
 
 _PUBLISHER = "https://github.com/egoschema/EgoSchema"
 _CHOICES = tuple(f"option {number}" for number in range(5))
@@ -37,8 +38,7 @@ def read(path: Path, options: Mapping[str, str]) -> list[Item]:
     elif options.get("answers"):
         labels = read_json(Path(options["answers"]), dict, ANSWERS)
     rows = {}
-    for number, row in enumerate(read_json(questions, list, QUESTIONS), start=1):
-        require_columns(questions, QUESTIONS, row, f"entry {number}")
+    for row in read_rows(questions, QUESTIONS):
         rows[str(row["q_uid"])] = row
     unknown = [uid for uid in labels if uid not in rows]
     if unknown:
@@ -119,6 +119,7 @@ BENCHMARK = Benchmark(
             printed=lambda counted: f"egoschema_subset score {share(counted)}",
         ),
     ),
+    text_compat=("lmms-eval",),
     options={
         "split": "subset (default) or full",
         "answers": "with split=full: a JSON file {q_uid: 0-4} of the private answers",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vlmvid.errors import DatasetError, EvaluationError
+from vlmvid.evaluation.answers.base import finite
 from vlmvid.evaluation.answers.choice_lmms import mvbench_answer
 from vlmvid.evaluation.answers.choice_reference import mvbench_check
-from vlmvid.evaluation.base import metric_slug
+from vlmvid.evaluation.base import TaskResult, metric_slug
+from vlmvid.evaluation.benchmarks.qa.open_answers import read_rows
 from vlmvid.evaluation.scoring.aggregate import Outcome
-from vlmvid.evaluation.scoring.base import AnnotationFile, Benchmark, Item, Media, Read
+from vlmvid.evaluation.scoring.base import AnnotationFile, Benchmark, Item, Media, Read, Scorer, ScoreSettings
 from vlmvid.evaluation.scoring.choices import (
     OPTIONS,
     ChoiceScorer,
@@ -25,7 +27,7 @@ from vlmvid.evaluation.scoring.choices import (
     share,
 )
 from vlmvid.evaluation.scoring.predictions import Predictions, from_pairs, read_document, read_predictions
-from vlmvid.evaluation.scoring.reading import find_file, read_json, require_columns, unique_items
+from vlmvid.evaluation.scoring.reading import find_file, unique_items
 from vlmvid.registry import nearest
 
 _CLEVRER, _PERCEPTION, _STAR = "clevrer/video_validation", "perception/videos", "star/Charades_v1_480"
@@ -101,8 +103,9 @@ def reader(tasks: Sequence[Task], file: AnnotationFile) -> Read:
 
 def _items(task: Task, path: Path, file: AnnotationFile) -> list[Item]:
     items = []
-    for number, row in enumerate(read_json(path, list, file)):
-        require_columns(path, file, row, f"entry {number + 1}")
+    for number, row in enumerate(read_rows(path, file)):
+        if not isinstance(row["candidates"], list):
+            raise DatasetError(f"{path}, entry {number + 1}: candidates must be a list, got {row['candidates']!r:.60}")
         choices = tuple(str(candidate) for candidate in row["candidates"])
         if str(row["answer"]) not in choices:
             raise DatasetError(f"{path}, entry {number + 1}: the answer {row['answer']!r} is none of {list(choices)}")
@@ -111,7 +114,15 @@ def _items(task: Task, path: Path, file: AnnotationFile) -> list[Item]:
                 f"{path}, entry {number + 1}: no start and end; {task.name} has them in {file.publisher}"
             )
         name = f"{task.folder}/{row['video']}"
-        media = Media(name, float(row["start"]), float(row["end"])) if task.bound else Media(name)
+        media = Media(name)
+        if task.bound:
+            start, end = finite(row["start"]), finite(row["end"])
+            if start is None or end is None:
+                raise DatasetError(
+                    f"{path}, entry {number + 1}: start and end must be seconds, got {row['start']!r:.60} and "
+                    f"{row['end']!r:.60}"
+                )
+            media = Media(name, start, end)
         items.append(
             Item(
                 item_id=f"{task.stem}_{number}",
@@ -136,6 +147,8 @@ def read_results(path: Path, items: Sequence[Item]) -> Predictions:
     if not isinstance(document, dict) or "res_list" not in document:
         return read_predictions(path)
     results = document["res_list"]
+    if not isinstance(results, list) or not all(isinstance(row, dict) for row in results):
+        raise EvaluationError(f"{path}: res_list must be a list of objects with pred, got {results!r:.80}")
     if len(results) != len(items):
         raise EvaluationError(
             f"{path} has {len(results)} results for {len(items)} questions; res_list is joined in order, so none may "
@@ -179,25 +192,42 @@ def check_ans(benchmark: str) -> Script:
 
 def lmms_eval(
     benchmark: str, metric: str, protocol: str, rate: Callable[[Any, Item], Rating], value: Callable[..., float] = share
-) -> Script:
-    """The compat mode of lmms-eval, which prints a number for each task and none for all."""
+) -> Scorer:
+    """The compat mode of lmms-eval, which prints a number for each task and none for all.
 
-    def printed(counted: Sequence[Outcome]) -> str:
-        tasks = by_group(counted)["task"]
-        return "\n".join(f"{benchmark}_{metric_slug(name)} {metric} {value(rows)}" for name, rows in tasks.items())
+    A task of which no answer counts is 0 there.
+    """
 
-    return Script(
-        benchmark=benchmark,
-        name="lmms-eval",
-        protocol=f"lmms-eval {benchmark}: {protocol}; it prints tasks only, accuracy here is their mean",
-        rate=rate,
-        printed=printed,
-        average="task",
-    )
+    def score(items: Sequence[Item], predictions: Predictions, settings: ScoreSettings) -> TaskResult:
+        asked = [item for item in items if settings.missing != "skip" or item.item_id in predictions.values]
+        names = dict.fromkeys(item.groups["task"] for item in asked)
+
+        def by_task(counted: Sequence[Outcome]) -> dict[str, list[Outcome]]:
+            tasks = by_group(counted).get("task", {})
+            return {name: tasks.get(name, []) for name in names}
+
+        script = Script(
+            benchmark=benchmark,
+            name="lmms-eval",
+            protocol=f"lmms-eval {benchmark}: {protocol}; it prints tasks only, accuracy here is their mean",
+            rate=rate,
+            printed=lambda counted: "\n".join(
+                f"{benchmark}_{metric_slug(name)} {metric} {value(rows)}" for name, rows in by_task(counted).items()
+            ),
+            average="task",
+        )
+        result = script(items, predictions, settings)
+        main, *others = result.metrics
+        counted = sum(metric.name.startswith("accuracy_task_") for metric in others)
+        if counted == len(names):
+            return result
+        return replace(result, metrics=(replace(main, value=main.value * counted / len(names)), *others))
+
+    return score
 
 
 def benchmark_of_tasks(
-    name: str, title: str, source: str, tasks: Sequence[Task], file: AnnotationFile, lmms: Script
+    name: str, title: str, source: str, tasks: Sequence[Task], file: AnnotationFile, lmms: Scorer
 ) -> Benchmark:
     """A benchmark in MVBench's format."""
     return Benchmark(
@@ -208,7 +238,8 @@ def benchmark_of_tasks(
         files=(file,),
         read=reader(tasks, file),
         score=ChoiceScorer(name, "accuracy over questions, by task, and the mean over tasks", macro=("task",)),
-        compat=scripts(check_ans(name), lmms),
+        compat={**scripts(check_ans(name)), "lmms-eval": lmms},
+        text_compat=(name, "lmms-eval"),
         options={"tasks": "names of task files without .json, separated by commas; default: all", **OPTIONS},
         read_predictions=read_results,
     )

@@ -116,5 +116,6 @@ BENCHMARK = Benchmark(
             groups=lambda item: {},
         ),
     ),
+    text_compat=("next-qa", "lmms-eval"),
     options={"split": "test (default), val or train", **OPTIONS},
 )

@@ -23,8 +23,8 @@ from vlmvid.types import MetricResult
 SPLITS = ("test", "val", "train")
 SPLIT_OPTION = {"split": "test (default), val or train"}
 VOCABULARY_OPTION = {
-    "vocabulary": "N: report the share of answers outside the N most frequent answers of train_qa.json (Xu et al. 2017 "
-    "train with 1000, Just-Ask with 4000)"
+    "vocabulary": "N: report the share of answers outside the N most frequent answers of train_qa.json, which must lie "
+    "beside the questions (Xu et al. 2017 train with 1000, Just-Ask with 4000)"
 }
 Value = tuple[float, int]
 _TYPES = ("what", "who", "where", "when", "how")
@@ -33,7 +33,7 @@ _TYPES = ("what", "who", "where", "when", "how")
 def read_rows(path: Path, file: AnnotationFile, name: str | None = None) -> list[dict[str, Any]]:
     """The objects of a JSON list with every column of `file`; raises DatasetError or MissingDataError."""
     found = find_file(path, file, name)
-    return _checked(read_json(found, list, file), file, found)
+    return checked_rows(read_json(found, list, file), file, found)
 
 
 def read_rows_of(path: Path, file: AnnotationFile, key: str) -> list[dict[str, Any]]:
@@ -41,16 +41,21 @@ def read_rows_of(path: Path, file: AnnotationFile, key: str) -> list[dict[str, A
     rows = read_json(path, dict, file).get(key)
     if not isinstance(rows, list):
         raise DatasetError(f"{path}: expected a list under {key!r}, as {file.publisher} has it, got {rows!r:.60}")
-    return _checked(rows, file, path)
+    return checked_rows(rows, file, path)
 
 
-def _checked(rows: list[Any], file: AnnotationFile, found: Path) -> list[dict[str, Any]]:
+def checked_rows(rows: Any, file: AnnotationFile, found: Path, where: str = "entry") -> list[dict[str, Any]]:
+    """`rows` if they are a list of objects with every column of `file`; raises DatasetError, which names the entry."""
+    if not isinstance(rows, list):
+        raise DatasetError(f"{found}, {where}: expected a list, as {file.publisher} has it, got {rows!r:.60}")
     columns = set(file.columns)
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, dict):
-            raise DatasetError(f"{found}, entry {number}: expected an object, got {type(row).__name__}")
+            raise DatasetError(
+                f"{found}, {where} {number}: expected an object with {', '.join(file.columns)}, got {row!r:.60}"
+            )
         if not columns <= row.keys():
-            require_columns(found, file, row, f"entry {number}")
+            require_columns(found, file, row, f"{where} {number}")
     return rows
 
 

@@ -17,11 +17,12 @@ from vlmvid.evaluation.answers.choice_reference import (
     tempcompass_yes_no,
 )
 from vlmvid.evaluation.answers.yes_no import yes_no
+from vlmvid.evaluation.benchmarks.qa.open_answers import checked_rows
 from vlmvid.evaluation.scoring.aggregate import Outcome
 from vlmvid.evaluation.scoring.base import AnnotationFile, Benchmark, Item, Media
 from vlmvid.evaluation.scoring.choices import OPTIONS, ChoiceScorer, Rating, Script, by_group, scripts
 from vlmvid.evaluation.scoring.predictions import Predictions, from_pairs, read_document, read_predictions
-from vlmvid.evaluation.scoring.reading import choose, find_file, read_json, require_columns, unique_items
+from vlmvid.evaluation.scoring.reading import choose, find_file, read_json, unique_items
 
 TASKS = ("multi-choice", "yes_no", "caption_matching", "captioning")
 DIMENSIONS = ("action", "direction", "speed", "order", "attribute_change")
@@ -47,11 +48,13 @@ def read(path: Path, options: Mapping[str, str]) -> list[Item]:
     meta = read_json(beside, dict, META) if beside else {}
     items = []
     for video, dimensions in read_json(found, dict, FILE).items():
+        if not isinstance(dimensions, dict):
+            raise DatasetError(
+                f"{found}, {video}: expected an object with {', '.join(DIMENSIONS)}, got {dimensions!r:.60}"
+            )
         for dimension, rows in dimensions.items():
-            for number, row in enumerate(rows):
-                where = f"{video}, {dimension}, question {number}"
-                require_columns(found, FILE, row, where)
-                choices, answer = _choices(task, row, f"{found}, {where}")
+            for number, row in enumerate(checked_rows(rows, FILE, found, f"{video}, {dimension}, entry")):
+                choices, answer = _choices(task, row, f"{found}, {video}, {dimension}, question {number}")
                 items.append(
                     Item(
                         item_id=f"{video}_{dimension}_{number}",
@@ -73,7 +76,9 @@ def _aspect(meta: Mapping[str, Any], video: str, dimension: str) -> dict[str, st
     if dimension == "order":
         return {"aspect": "order"}
     name = video.replace(".jpg", "").replace(".mp4", "")
-    found = (meta.get(name, {}).get("eval_dim", {}).get(dimension) or {}).get("type")
+    found: Any = meta
+    for key in (name, "eval_dim", dimension, "type"):
+        found = found.get(key) if isinstance(found, dict) else None
     if found is None:
         raise DatasetError(f"{META.name} has no type for {name}, {dimension}; get it again from {META.publisher}")
     return {"aspect": str(found)}
@@ -113,12 +118,14 @@ def read_results(path: Path, items: Sequence[Item]) -> Predictions:
     Raises EvaluationError for another number of answers than questions, or another question.
     """
     document = read_document(path)
-    if not isinstance(document, dict) or not all(isinstance(value, dict) for value in document.values()):
+    if not isinstance(document, dict) or not _is_by_place(document):
         return read_predictions(path)
     asked = {item.item_id: item for item in items}
     pairs = []
     for video, dimensions in document.items():
         for dimension, rows in dimensions.items():
+            if not isinstance(rows, list):
+                raise EvaluationError(f"{path}, {video}, {dimension}: expected a list of objects, got {rows!r:.80}")
             for number, row in enumerate(rows):
                 name = f"{video}_{dimension}_{number}"
                 if not isinstance(row, dict) or not {"prediction", "response"} & row.keys():
@@ -133,6 +140,14 @@ def read_results(path: Path, items: Sequence[Item]) -> Predictions:
                     )
                 pairs.append((name, row["prediction"] if "prediction" in row else row["response"]))
     return from_pairs(pairs, str(path))
+
+
+def _is_by_place(document: Mapping[str, Any]) -> bool:
+    """Whether predictions have the form of the authors' files; an object by id may hold objects too, but no lists."""
+    values = list(document.values())
+    return all(isinstance(value, dict) for value in values) and any(
+        isinstance(rows, list) for value in values for rows in value.values()
+    )
 
 
 def _parse(raw: Any, item: Item) -> Any:
@@ -202,6 +217,7 @@ BENCHMARK = Benchmark(
             missing="unseen",
         ),
     ),
+    text_compat=("tempcompass",),
     options={"task": "multi-choice (default), yes_no, caption_matching or captioning", **OPTIONS},
     read_predictions=read_results,
 )

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from vlmvid.errors import DatasetError
+from vlmvid.errors import DatasetError, MissingDataError
 from vlmvid.evaluation.answers.open_text import number
 from vlmvid.evaluation.base import TaskResult
 from vlmvid.evaluation.benchmarks.qa.open_answers import exact_scorer
@@ -128,8 +128,20 @@ _SCORERS: dict[str, Scorer] = {
 
 
 def read(path: Path, options: Mapping[str, str]) -> list[Item]:
-    """The questions of the option ``task``; see `read_task`."""
-    return read_task(path, options, choose(options, "task", TASKS))
+    """The questions of the option ``task``; see `read_task`. If only other tasks' are there, it says which."""
+    task, split = choose(options, "task", TASKS), choose(options, "split", SPLITS).capitalize()
+    names = {other: f"{split}_{other}_question.csv" for other in TASKS}
+    if path.is_file():
+        there = [other for other in TASKS if path.name == names[other]]
+    else:
+        there = [other for other in TASKS if any(path.rglob(names[other]))]
+    if there and task not in there:
+        hints = " or ".join(f"-o task={other}" for other in there)
+        raise MissingDataError(
+            f"there is no {names[task]} at {path}, but {', '.join(names[other] for other in there)}: give {hints}, or "
+            f"get it from {PUBLISHER}"
+        )
+    return read_task(path, options, task)
 
 
 def score(items: Sequence[Item], predictions: Predictions, settings: ScoreSettings) -> TaskResult:

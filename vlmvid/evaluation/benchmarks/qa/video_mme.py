@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from vlmvid.errors import DatasetError, EvaluationError
+from vlmvid.evaluation.benchmarks.qa.open_answers import checked_rows
 from vlmvid.evaluation.benchmarks.qa.video_mme_scripts import SCRIPTS
 from vlmvid.evaluation.scoring.base import AnnotationFile, Benchmark, Item, Media
 from vlmvid.evaluation.scoring.choices import OPTIONS, ChoiceScorer
 from vlmvid.evaluation.scoring.predictions import Predictions, from_pairs, read_predictions
-from vlmvid.evaluation.scoring.reading import find_file, read_text, require_columns, unique_items
+from vlmvid.evaluation.scoring.reading import find_file, read_text, unique_items
 
 _PUBLISHER = (
     "https://github.com/MME-Benchmarks/Video-MME (evaluation) and https://huggingface.co/datasets/lmms-lab/Video-MME"
@@ -21,16 +22,21 @@ _PUBLISHER = (
 _VIDEO = ("video_id", "duration", "domain", "sub_category")
 _QUESTION = ("question_id", "task_type", "question", "options", "answer")
 FILE = AnnotationFile("output_test_template.json", (*_VIDEO, "questions"), _PUBLISHER)
+_SHARD = re.compile(r"test-(?P<number>\d{5})-of-(?P<count>\d{5})\.parquet")
 ROWS = AnnotationFile("test-*.parquet", (*_VIDEO, *_QUESTION), _PUBLISHER)
 
 
 def read(path: Path, options: Mapping[str, str]) -> list[Item]:
-    """The questions in the authors' result template or in the published table (Parquet, or its rows as JSON)."""
-    tables = sorted(path.rglob(ROWS.name)) if path.is_dir() else []
-    found = tables[0] if tables else find_file(path, FILE)
+    """The questions in the authors' result template or in the published table (Parquet, or its rows as JSON).
+
+    Of a table in several files (``test-00000-of-00002.parquet``) all are read, also where `path` is one of them.
+    """
+    files = _tables(path) or [find_file(path, FILE)]
     items = []
-    for video, row in _rows(found):
+    for found, (video, row) in ((file, pair) for file in files for pair in _rows(file)):
         letter = str(row["answer"]).strip()
+        if not isinstance(row["options"], list):
+            raise DatasetError(f"{found}, {row['question_id']}: options must be a list, got {row['options']!r:.60}")
         choices = tuple(str(option) for option in row["options"])
         if letter not in tuple("ABCDEFGH"[: len(choices)]):
             raise DatasetError(
@@ -50,7 +56,39 @@ def read(path: Path, options: Mapping[str, str]) -> list[Item]:
                 },
             )
         )
-    return unique_items(items, found)
+    return unique_items(items, files[0])
+
+
+def _tables(path: Path) -> list[Path]:
+    """The files of the published table in the folder `path`, or with the file `path`; [] where there are none.
+
+    Of several folders that hold some the nearest counts. Raises DatasetError unless all files of one table are there.
+    """
+    if path.is_file():
+        if not _SHARD.fullmatch(path.name):
+            return []
+        tables = sorted(path.parent.glob(ROWS.name))
+    else:
+        tables = sorted(path.rglob(ROWS.name), key=lambda place: (len(place.parts), str(place)))
+        tables = [table for table in tables if table.parent == tables[0].parent]
+    if len(tables) < 2 and not any(_SHARD.fullmatch(table.name) for table in tables):
+        return tables
+    parts = [_SHARD.fullmatch(table.name) for table in tables]
+    counts = {int(part["count"]) if part else None for part in parts}
+    count = counts.pop() if len(counts) == 1 else None
+    if count is None:
+        raise DatasetError(
+            f"{tables[0].parent} holds files of more than one table: {', '.join(table.name for table in tables)}; keep "
+            f"those of one, as {_PUBLISHER} has it"
+        )
+    there = {int(part["number"]) for part in parts if part}
+    missing = [f"test-{number:05d}-of-{count:05d}.parquet" for number in range(count) if number not in there]
+    if missing:
+        raise DatasetError(
+            f"{tables[0].parent} holds {len(tables)} of the {count} files of the table; it lacks "
+            f"{', '.join(missing[:3])}; get all from {_PUBLISHER}"
+        )
+    return tables
 
 
 def _rows(path: Path) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
@@ -61,13 +99,13 @@ def _rows(path: Path) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
         document = pq.read_table(path).to_pylist()
     else:
         document = _loads(read_text(path, FILE), path)
-    pairs = []
+    pairs: list[tuple[Mapping[str, Any], Mapping[str, Any]]] = []
     for number, video in enumerate(document, start=1):
         nested = isinstance(video, dict) and "questions" in video
-        require_columns(path, FILE if nested else ROWS, video if isinstance(video, dict) else {}, f"entry {number}")
-        for row in video["questions"] if nested else [video]:
-            require_columns(path, AnnotationFile(path.name, _QUESTION, _PUBLISHER), row, f"entry {number}")
-            pairs.append((video, row))
+        checked_rows([video], FILE if nested else ROWS, path, f"entry {number}, video")
+        questions = video["questions"] if nested else [video]
+        asked = AnnotationFile(path.name, _QUESTION, _PUBLISHER)
+        pairs += [(video, row) for row in checked_rows(questions, asked, path, f"entry {number}, question")]
     return pairs
 
 
@@ -108,8 +146,8 @@ def _responses(document: Sequence[Any], path: Path) -> Predictions:
     pairs = []
     for number, video in enumerate(document, start=1):
         for row in video.get("questions", []) if isinstance(video, dict) else []:
-            if "question_id" not in row:
-                raise EvaluationError(f"{path}, entry {number}: a question without question_id; it has {list(row)}")
+            if not isinstance(row, dict) or "question_id" not in row:
+                raise EvaluationError(f"{path}, entry {number}: expected a question with question_id, got {row!r:.80}")
             if "response" in row:
                 pairs.append((str(row["question_id"]), row["response"]))
     if not pairs:
@@ -126,6 +164,7 @@ BENCHMARK = Benchmark(
     read=read,
     score=ChoiceScorer("video_mme", "accuracy over questions, by duration, domain, sub-category and task"),
     compat=SCRIPTS,
+    text_compat=tuple(SCRIPTS),
     options={
         "durations": "compat video-mme: durations that are scored, separated by commas; default short,medium,long",
         "skip_missing": "compat video-mme: true = fewer than 300 videos of a duration do not stop it",

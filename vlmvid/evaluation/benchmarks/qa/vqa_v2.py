@@ -52,19 +52,25 @@ def read(path: Path, options: Mapping[str, str]) -> list[Item]:
     name = f"v2_mscoco_{split}2014_annotations.json"
     found = find_file(path, ANNOTATIONS, name)
     questions = find_file(found.parent, QUESTIONS, f"v2_OpenEnded_mscoco_{split}2014_questions.json")
-    asked = {row["question_id"]: str(row["question"]) for row in read_rows_of(questions, QUESTIONS, "questions")}
+    asked = {str(row["question_id"]): str(row["question"]) for row in read_rows_of(questions, QUESTIONS, "questions")}
     rows = read_rows_of(found, ANNOTATIONS, "annotations")
-    unknown = [row["question_id"] for row in rows if row["question_id"] not in asked]
+    unknown = [row["question_id"] for row in rows if str(row["question_id"]) not in asked]
     if unknown:
         raise DatasetError(f"{questions} lacks {len(unknown)} annotated questions, e.g. {unknown[0]}; take one release")
-    return unique_items([_item(row, asked[row["question_id"]], split, found) for row in rows], found)
+    return unique_items([_item(row, asked[str(row["question_id"])], split, found) for row in rows], found)
 
 
 def _item(row: Mapping[str, Any], question: str, split: str, path: Path) -> Item:
     answers = row["answers"]
     if not isinstance(answers, list) or not all(isinstance(one, dict) and "answer" in one for one in answers):
         raise DatasetError(f"{path}, question {row['question_id']}: answers must be a list of objects with answer")
-    image = f"COCO_{split}2014_{int(row['image_id']):012d}.jpg"
+    number = str(row["image_id"])
+    if not number.isdecimal():
+        raise DatasetError(
+            f"{path}, question {row['question_id']}: image_id must be a whole number, as {PUBLISHER} has it, got "
+            f"{row['image_id']!r}"
+        )
+    image = f"COCO_{split}2014_{int(number):012d}.jpg"
     return Item(
         item_id=str(row["question_id"]),
         video_id=str(row["image_id"]),

@@ -38,10 +38,11 @@ def read(path: Path, options: Mapping[str, str]) -> list[Item]:
 BENCHMARK = retrieval_benchmark(
     Dataset(
         "activitynet_captions",
-        "ActivityNet Captions paragraph-video retrieval, val_1 unless named",
+        "ActivityNet Captions paragraph-video retrieval",
         "arXiv 1705.00754",
         (FILE,),
         read,
         {"split": "val_1 (default, 4,917 videos), val_2 (4,885) or train (10,009)"},
+        defaults={"split": "val_1"},
     )
 )

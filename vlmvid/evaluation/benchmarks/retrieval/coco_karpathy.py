@@ -10,10 +10,11 @@ FILE = AnnotationFile("dataset_coco.json", COLUMNS, PUBLISHER)
 BENCHMARK = retrieval_benchmark(
     Dataset(
         "coco_karpathy",
-        "COCO image-text retrieval, Karpathy's 5k test split unless named",
+        "COCO image-text retrieval, Karpathy's split",
         "arXiv 1405.0312; CVPR 2015 (split)",
         (FILE,),
         reader(FILE),
         OPTIONS,
+        defaults={"split": "test"},
     )
 )

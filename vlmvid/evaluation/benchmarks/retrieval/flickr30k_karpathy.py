@@ -10,10 +10,11 @@ FILE = AnnotationFile("dataset_flickr30k.json", COLUMNS, PUBLISHER)
 BENCHMARK = retrieval_benchmark(
     Dataset(
         "flickr30k_karpathy",
-        "Flickr30k image-text retrieval, Karpathy's test split unless named",
+        "Flickr30k image-text retrieval, Karpathy's split",
         "TACL 2014; CVPR 2015 (split)",
         (FILE,),
         reader(FILE),
         OPTIONS,
+        defaults={"split": "test"},
     )
 )

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from vlmvid.errors import EvaluationError
 from vlmvid.evaluation.benchmarks.retrieval.matrices import BANK, EMBEDS, IDS, SIMILARITY, check_matrices
-from vlmvid.evaluation.scoring.base import Item
+from vlmvid.evaluation.scoring.base import Item, ScoreSettings
 from vlmvid.evaluation.scoring.predictions import Predictions
+from vlmvid.evaluation.scoring.reading import choose
 from vlmvid.metrics.retrieval_counts import BothCounts, RankCounts, Relevance
 from vlmvid.metrics.retrieval_scores import EmbeddingScores, Index, MatrixScores, Scores
 
+GALLERIES = ("references", "predictions")
 _SHOWN = 5
 
 
@@ -88,6 +90,13 @@ class Joined:
             if extra:
                 parts.append(f"{len(extra)} {name} of the predictions that nothing refers to ({_some(extra)}) ignored")
         return parts
+
+
+def has_distractors(settings: ScoreSettings, default: str) -> bool:
+    """Whether the galleries hold what only the predictions have: by the option `gallery`, else the benchmark's own."""
+    return (
+        choose(settings.options, "gallery", (default, *(name for name in GALLERIES if name != default))) == GALLERIES[1]
+    )
 
 
 def join(items: Sequence[Item], predictions: Predictions, *, distractors: bool) -> Joined:

@@ -44,10 +44,11 @@ def read(path: Path, options: Mapping[str, str]) -> list[Item]:
 BENCHMARK = retrieval_benchmark(
     Dataset(
         "lsmdc",
-        "LSMDC text-video retrieval, test split unless named",
+        "LSMDC text-video retrieval",
         "arXiv 1605.03705",
         (FILE,),
         read,
         {"split": "test (default, 1,000 clips), val or train"},
+        defaults={"split": "test"},
     )
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from vlmvid.errors import DatasetError
+from vlmvid.errors import DatasetError, MissingDataError
 from vlmvid.evaluation.benchmarks.retrieval.reading import caption_items, named, text_item
 from vlmvid.evaluation.benchmarks.retrieval.scoring import Dataset, retrieval_benchmark
 from vlmvid.evaluation.scoring.base import AnnotationFile, Item
@@ -26,12 +26,24 @@ def read(path: Path, options: Mapping[str, str]) -> list[Item]:
     """
     choose(options, "train_list", TRAIN_LISTS)
     if choose(options, "split", SPLITS) == "1k-A":
+        _require_pairs(path, options)
         file = find_file(path, PAIRS)
         rows = read_table(file, PAIRS)
         return unique_items([text_item(row["key"], row["sentence"], [row["video_id"]]) for row in rows], file)
     if path.is_file() or any(path.rglob(OFFICIAL.name)):
         return _full(find_file(path, OFFICIAL), OFFICIAL)
     return _full(find_file(path, DATA), DATA)
+
+
+def _require_pairs(path: Path, options: Mapping[str, str]) -> None:
+    """Say which split the files are for, where they are not for 1k-A."""
+    official = [path] if path.is_file() and path.suffix == ".json" else sorted(path.rglob(OFFICIAL.name))
+    if official and not any(path.rglob(PAIRS.name)):
+        named = "asked for" if "split" in options else "the default"
+        raise MissingDataError(
+            f"there is no {PAIRS.name} at {path}, which the split 1k-A has ({PAIRS.publisher}), and that is {named}; "
+            f"{official[0].name} is read with -o split=full"
+        )
 
 
 def _full(path: Path, file: AnnotationFile) -> list[Item]:
@@ -56,7 +68,7 @@ def _full(path: Path, file: AnnotationFile) -> list[Item]:
 BENCHMARK = retrieval_benchmark(
     Dataset(
         "msrvtt",
-        "MSR-VTT text-video retrieval, split 1k-A unless named",
+        "MSR-VTT text-video retrieval",
         "MSR-VTT, CVPR 2016",
         (PAIRS, OFFICIAL, DATA),
         read,
@@ -64,5 +76,6 @@ BENCHMARK = retrieval_benchmark(
             "split": "1k-A (default): 1,000 pairs; full: the 2,990 test videos of the JSON with all their captions",
             "train_list": "9k (default) or 7k: the videos that the model was trained on, for the protocol",
         },
+        defaults={"split": SPLITS[0], "train_list": TRAIN_LISTS[0]},
     )
 )

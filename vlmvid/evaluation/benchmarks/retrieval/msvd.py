@@ -45,10 +45,11 @@ def read(path: Path, options: Mapping[str, str]) -> list[Item]:
 BENCHMARK = retrieval_benchmark(
     Dataset(
         "msvd",
-        "MSVD text-video retrieval, test split unless named",
+        "MSVD text-video retrieval",
         "MSVD, ACL 2011",
         (CAPTIONS,),
         read,
         {"split": "test (default, 670 videos), val (100) or train (1,200)"},
+        defaults={"split": SPLITS[0]},
     )
 )

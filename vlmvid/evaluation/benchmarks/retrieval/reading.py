@@ -10,15 +10,22 @@ from vlmvid.evaluation.scoring.base import AnnotationFile, Item, Media
 from vlmvid.evaluation.scoring.reading import find_file, read_text, unique_items
 
 
-def text_item(text_id: str, text: str, video_ids: Sequence[str]) -> Item:
-    """A query: its answer is all correct videos, the first of which is its cluster; the gallery is all of them."""
+def text_item(text_id: str, text: str | None, video_ids: Sequence[str], end_seconds: float | None = None) -> Item:
+    """A query: its answer is all correct videos, the first of which is its cluster; the gallery is all of them.
+
+    Args:
+        text_id: its id.
+        text: what it says, the only one of its `choices`; None = unknown, and it has none.
+        video_ids: the correct videos.
+        end_seconds: how much of a video is shown; None = all of it.
+    """
     videos = tuple(dict.fromkeys(video_ids))
     return Item(
         item_id=text_id,
         video_id=videos[0],
         answer=videos,
-        choices=(text,),
-        media=tuple(Media(name) for name in videos),
+        choices=() if text is None else (text,),
+        media=tuple(Media(name, end_seconds=end_seconds) for name in videos),
     )
 
 
@@ -41,15 +48,18 @@ def caption_items(captions: Mapping[str, Sequence[str]], source: Path) -> list[I
     return unique_items(items, source)
 
 
-def paragraph_items(sentences: Mapping[str, Sequence[str]], source: Path) -> list[Item]:
+def paragraph_items(
+    sentences: Mapping[str, Sequence[str]], source: Path, end_seconds: float | None = None
+) -> list[Item]:
     """One query for each video, all its sentences joined by blanks; it has the name of the video.
 
-    Raises DatasetError for a video without sentences.
+    Of a video the part before `end_seconds` is shown. Raises DatasetError for a video without sentences.
     """
     bare = [name for name, texts in sentences.items() if not texts]
     if bare:
         raise DatasetError(f"{source}: {len(bare)} videos have no sentence, e.g. {bare[0]}; get the file again")
-    return unique_items([text_item(name, " ".join(texts), [name]) for name, texts in sentences.items()], source)
+    items = [text_item(name, " ".join(texts), [name], end_seconds) for name, texts in sentences.items()]
+    return unique_items(items, source)
 
 
 def listed(path: Path, file: AnnotationFile) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from vlmvid.errors import EvaluationError
 from vlmvid.evaluation.base import TaskResult
-from vlmvid.evaluation.benchmarks.retrieval.joined import Joined, join
+from vlmvid.evaluation.benchmarks.retrieval.joined import Joined, has_distractors, join
 from vlmvid.evaluation.scoring.base import Item, Scorer, ScoreSettings
 from vlmvid.evaluation.scoring.predictions import Predictions
 from vlmvid.metrics import retrieval_reference as reference
@@ -33,8 +33,8 @@ class _Printed:
 _Script = Callable[[BothCounts, Joined, ScoreSettings], _Printed]
 
 
-def reference_scorers(name: str) -> dict[str, Scorer]:
-    """The scorers by the name of the script, for the benchmark `name`.
+def reference_scorers(name: str, gallery: str) -> dict[str, Scorer]:
+    """The scorers by the name of the script, for the benchmark `name` with its default `gallery`.
 
     They raise EvaluationError where the script cannot run: missing texts or videos, and, but for singularity, a text
     with several correct videos. NaN is refused, which CLIP4Clip drops without a word.
@@ -46,18 +46,20 @@ def reference_scorers(name: str) -> dict[str, Scorer]:
         "clip_benchmark": _clip_benchmark,
         "singularity": _singularity,
     }
-    return {compat: cast(Scorer, partial(_score, name, compat, script)) for compat, script in scripts.items()}
+    return {
+        compat: cast(Scorer, partial(_score, (name, compat, gallery), script)) for compat, script in scripts.items()
+    }
 
 
 def _score(
-    name: str,
-    compat: str,
+    names: tuple[str, str, str],
     script: _Script,
     items: Sequence[Item],
     predictions: Predictions,
     settings: ScoreSettings,
 ) -> TaskResult:
-    joined = join(items, predictions, distractors=settings.options.get("gallery") == "predictions")
+    name, compat, gallery = names
+    joined = join(items, predictions, distractors=has_distractors(settings, gallery))
     missing = joined.missing_texts + joined.missing_videos
     if missing:
         raise EvaluationError(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vlmvid.errors import EvaluationError
 from vlmvid.evaluation.base import Sample, TaskResult
-from vlmvid.evaluation.benchmarks.retrieval.joined import Joined, join
+from vlmvid.evaluation.benchmarks.retrieval.joined import GALLERIES, Joined, has_distractors, join
 from vlmvid.evaluation.benchmarks.retrieval.matrices import read_matrices
 from vlmvid.evaluation.benchmarks.retrieval.normalised import NORMALISATION_OPTIONS, normalised_counts
 from vlmvid.evaluation.benchmarks.retrieval.reference import reference_scorers
@@ -35,7 +35,6 @@ from vlmvid.metrics.retrieval_scores import Scores
 from vlmvid.metrics.retrieval_tiles import count_both
 from vlmvid.types import MetricResult
 
-GALLERIES = ("references", "predictions")
 OPTIONS = {
     "ties": "pessimistic (default), expected or optimistic: what an irrelevant item with the same similarity does",
     "gallery": "references: what the files name; predictions: also what only the predictions have (distractors)",
@@ -45,7 +44,7 @@ OPTIONS = {
 
 
 class Dataset(NamedTuple):
-    """What the files of a retrieval benchmark are."""
+    """What the files of a retrieval benchmark are; `defaults` are the values that options have where none is given."""
 
     name: str
     title: str
@@ -54,6 +53,7 @@ class Dataset(NamedTuple):
     read: Read
     options: Mapping[str, str] = {}
     gallery: str = GALLERIES[0]
+    defaults: Mapping[str, str] = {}
 
 
 def retrieval_benchmark(dataset: Dataset) -> Benchmark:
@@ -66,7 +66,7 @@ def retrieval_benchmark(dataset: Dataset) -> Benchmark:
         files=dataset.files,
         read=dataset.read,
         score=retrieval_scorer(dataset),
-        compat=reference_scorers(dataset.name),
+        compat=reference_scorers(dataset.name, dataset.gallery),
         options={**dataset.options, **OPTIONS},
         read_predictions=read_matrices,
     )
@@ -77,8 +77,7 @@ def retrieval_scorer(dataset: Dataset) -> Scorer:
 
     def score(items: Sequence[Item], predictions: Predictions, settings: ScoreSettings) -> TaskResult:
         ties = cast(Ties, choose(settings.options, "ties", TIES))
-        default = (dataset.gallery, *(name for name in GALLERIES if name != dataset.gallery))
-        distractors = choose(settings.options, "gallery", default) == "predictions"
+        distractors = has_distractors(settings, dataset.gallery)
         joined = join(items, predictions, distractors=distractors)
         counts = count_both(joined.scores, joined.found())
         sides = _sides(joined, items, joined.full(counts), ties, counts)
@@ -216,11 +215,14 @@ def _counts(joined: Joined, items: Sequence[Item], sides: _Sides, counts: BothCo
 
 
 def _protocol(dataset: Dataset, joined: Joined, sides: _Sides, settings: ScoreSettings) -> str:
-    known = set(dataset.options) - set(OPTIONS)
-    chosen = [f"{name}={value}" for name, value in sorted(settings.options.items()) if name in known]
+    chosen = {
+        **dataset.defaults,
+        **{name: settings.options[name] for name in dataset.options if name in settings.options},
+    }
+    named = [f"{name} {value}" for name, value in sorted(chosen.items()) if name not in OPTIONS]
     rule = "left out" if settings.missing == "skip" else "ranked last"
     words = [
-        dataset.title + (f" ({', '.join(chosen)})" if chosen else ""),
+        dataset.title + (f" ({', '.join(named)})" if named else ""),
         f"T2V ranks {len(joined.video_ids)} videos for each of {len(sides.t2v.clusters)} texts by its best correct "
         "video",
         f"V2T ranks {len(joined.text_ids)} texts for each of "

@@ -40,10 +40,11 @@ def _item(number: int, row: Any, path: Path) -> Item:
 BENCHMARK = retrieval_benchmark(
     Dataset(
         "ssv2",
-        "SSv2 text-video retrieval, labels unless named",
+        "SSv2 text-video retrieval",
         "arXiv 2206.03428",
         (FILE,),
         read,
         {"captions": "label (default): one video per text; template: several correct videos per text"},
+        defaults={"captions": KINDS[0]},
     )
 )

@@ -39,7 +39,7 @@ def read(path: Path, options: Mapping[str, str]) -> list[Item]:
 BENCHMARK = retrieval_benchmark(
     Dataset(
         "vatex",
-        "VATEX text-video retrieval, all validation videos unless named",
+        "VATEX text-video retrieval",
         "arXiv 1904.03493",
         (FILE,),
         read,
@@ -48,5 +48,6 @@ BENCHMARK = retrieval_benchmark(
             "language": "en (default) or zh",
             "list": "a text file beside the JSON with the ids of the videos that count, e.g. val_list_split2.txt",
         },
+        defaults={"split": "val", "language": "en", "list": "none, all videos"},
     )
 )

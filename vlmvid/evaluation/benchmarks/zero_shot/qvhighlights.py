@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from vlmvid.evaluation.scoring.aggregate import AnswerScorer, labelled
 from vlmvid.evaluation.scoring.base import AnnotationFile, Benchmark, Item, Media, ScoreSettings
 from vlmvid.evaluation.scoring.predictions import Predictions, from_pairs, read_document
 from vlmvid.evaluation.scoring.reading import find_file, read_json_lines, unique_items
+from vlmvid.evaluation.scoring.shapes import in_shape
 from vlmvid.metrics.grounding import IOU_THRESHOLDS, best_iou, highlight_average_precision, window_average_precision
 from vlmvid.types import MetricResult
 
@@ -47,20 +49,28 @@ def read(path: Path, options: Mapping[str, str]) -> list[Item]:
     The test release holds no windows; its authors published them later as ``highlight_test_with_gt.jsonl``.
     """
     found = find_file(path, FILE)
-    return unique_items([_item(row, f"{found}, qid {row['qid']}") for row in read_json_lines(found, FILE)], found)
+    items = []
+    for row in read_json_lines(found, FILE):
+        where = f"{found}, qid {row['qid']}"
+        with in_shape(where, FILE):
+            items.append(_item(row, where))
+    return unique_items(items, found)
 
 
 def _item(row: Mapping[str, Any], where: str) -> Item:
     moments = tuple((float(start), float(end)) for start, end in row["relevant_windows"])
     num_clips = int(row["duration"] / CLIP_SECONDS)
     clips = [int(clip) for clip in row["relevant_clip_ids"]]
-    if not moments or any(start > end for start, end in moments):
+    if not moments or any(not 0 <= start <= end < math.inf for start, end in moments):
         raise DatasetError(f"{where}: relevant_windows {row['relevant_windows']} holds no window [start, end]")
     if len(clips) != len(row["saliency_scores"]) or any(not 0 <= clip < num_clips for clip in clips):
         raise DatasetError(
             f"{where}: {len(clips)} relevant_clip_ids with {len(row['saliency_scores'])} saliency_scores; expected as "
             f"many, with ids in [0, {num_clips}), the {CLIP_SECONDS} s clips of {row['duration']} s"
         )
+    ratings = np.asarray(row["saliency_scores"], dtype=np.float64)
+    if clips and (ratings.shape != (len(clips), NUM_ANNOTATORS) or not np.isfinite(ratings).all()):
+        raise DatasetError(f"{where}: saliency_scores must hold {NUM_ANNOTATORS} numbers for each clip")
     return Item(
         item_id=str(row["qid"]),
         video_id=str(row["vid"]),

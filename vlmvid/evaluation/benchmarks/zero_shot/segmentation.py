@@ -122,12 +122,12 @@ def load_mask(value: Any) -> NDArray[np.int64] | None:
     The pixels of a palette picture (VOC) are its indices; other pictures with several channels are no mask.
     """
     if isinstance(value, str):
-        from PIL import Image, UnidentifiedImageError
+        from PIL import Image
 
         try:
             with Image.open(value) as picture:
                 value = np.asarray(picture)
-        except (OSError, UnidentifiedImageError):
+        except (OSError, SyntaxError, ValueError):  # a broken file, a name with a NUL
             return None
     try:
         mask = np.asarray(value)
