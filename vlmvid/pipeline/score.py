@@ -128,7 +128,7 @@ def make_probes(manifest: str, out: str, labels: str | None, options: Sequence[s
     for option in options:
         apply_override(given, option)
     chosen = validate(ProbeOptions, given, source="make-probes")
-    if Path(out).exists() and Path(out).samefile(manifest):
+    if Path(out).resolve() == Path(manifest).resolve():
         raise ConfigError(f"--out {out} is the manifest itself; write the questions to another file")
     made = probe_manifest(Path(manifest), Path(out), chosen, _path(labels))
     return {

@@ -18,6 +18,7 @@ from vlmvid.evaluation.scoring.aggregate import AnswerScorer, Outcome, labelled,
 from vlmvid.evaluation.scoring.base import AnnotationFile, Benchmark, Item, Media, ScoreSettings
 from vlmvid.evaluation.scoring.predictions import Predictions, from_pairs, read_document, read_predictions
 from vlmvid.evaluation.scoring.reading import choose, find_file, read_json, read_table, unique_items
+from vlmvid.evaluation.scoring.shapes import in_shape
 from vlmvid.metrics import wups_score
 
 SPLITS = ("test", "val", "train")
@@ -65,9 +66,12 @@ def _item(row: Mapping[str, str], second: Mapping[str, Mapping[str, str]], path:
         raise DatasetError(f"{path}, {item_id}: type {row['type']!r} is none of {', '.join(TYPES)}, TP")
     answers = [row["answer"]]
     if row["video"] in second:
-        if row["qid"] not in second[row["video"]]:
-            raise DatasetError(f"{path}: {SECOND.name} has the video {row['video']} without its question {row['qid']}")
-        answers.append(str(second[row["video"]][row["qid"]]))
+        with in_shape(f"{path.with_name(SECOND.name)}, video {row['video']}", SECOND):
+            if row["qid"] not in second[row["video"]]:
+                raise DatasetError(
+                    f"{path}: {SECOND.name} has the video {row['video']} without its question {row['qid']}"
+                )
+            answers.append(str(second[row["video"]][row["qid"]]))
     return Item(
         item_id=item_id,
         video_id=row["video"],
