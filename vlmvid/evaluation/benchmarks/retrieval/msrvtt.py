@@ -12,7 +12,7 @@ from vlmvid.evaluation.scoring.base import AnnotationFile, Item
 from vlmvid.evaluation.scoring.reading import choose, find_file, read_json, read_table, unique_items
 
 SPLITS = ("1k-A", "full")
-TRAIN_LISTS = ("9k", "7k")
+TRAIN_LISTS = ("unnamed", "9k", "7k")
 PUBLISHER = "https://github.com/ArrowLuo/CLIP4Clip (releases, msrvtt_data.zip)"
 PAIRS = AnnotationFile("MSRVTT_JSFUSION_test.csv", ("key", "vid_key", "video_id", "sentence"), PUBLISHER)
 OFFICIAL = AnnotationFile("test_videodatainfo.json", ("videos", "sentences"), "http://ms-multimedia-challenge.com")
@@ -74,7 +74,7 @@ BENCHMARK = retrieval_benchmark(
         read,
         {
             "split": "1k-A (default): 1,000 pairs; full: the 2,990 test videos of the JSON with all their captions",
-            "train_list": "9k (default) or 7k: the videos that the model was trained on, for the protocol",
+            "train_list": "unnamed (default), 9k or 7k: the videos that the model was trained on, for the protocol",
         },
         defaults={"split": SPLITS[0], "train_list": TRAIN_LISTS[0]},
     )
