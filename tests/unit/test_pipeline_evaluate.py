@@ -446,3 +446,21 @@ def test_the_stage_alone_prints_its_table(
     assert main(["evaluate", recipe, "--home", str(home), "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["results"][0]["task"] == "retrieval" and document["counts"]["tasks"] == 1
+
+
+def test_training_captions_are_searched_for_what_is_evaluated(tmp_path: Path, home: Path, manifest: Path) -> None:
+    evaluate = {
+        "tasks": ["concepts"],
+        "num_bootstrap": 100,
+        "concepts": {"vocabulary": ["red", "green picture", "speed"]},
+    }
+    ref = run(request_for(tmp_path, home, manifest, evaluate=evaluate))["evaluate"]
+    rows = {row["concept"]: row for row in pq.read_table(Path(ref.uri) / "concepts.parquet").to_pylist()}
+    # Six clips of training, every second with two captions; the four of the test are blue, yellow, red and green.
+    assert {name: (row["training"], row["evaluation"]) for name, row in rows.items()} == {
+        "red": (2, 1),
+        "green picture": (2, 1),
+        "speed": (6, 4),
+    }
+    metrics = {metric["name"]: metric["value"] for metric in results_of(ref.uri)["concepts@None"]["metrics"]}
+    assert metrics["concept_coverage"] == 1.0

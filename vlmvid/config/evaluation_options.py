@@ -18,3 +18,12 @@ class ClassificationConfig(Config):
     names: dict[str, str] = Field(
         default_factory=dict, description="value of the attribute: the words that stand for it in the prompts"
     )
+
+
+class ConceptsConfig(Config):
+    """The concepts whose frequency in the training captions is counted."""
+
+    vocabulary: tuple[str, ...] = Field(
+        default=(), description="() = the most frequent words of the evaluated captions"
+    )
+    num_words: int = Field(default=200, gt=0, description="how many of those at most")

@@ -15,7 +15,7 @@ from vlmvid.config.augmentation import CaptionAugmentConfig
 from vlmvid.config.base import Config
 from vlmvid.config.benchmarks import BenchmarkConfig, FrameCondition
 from vlmvid.config.encoders import EncodeConfig
-from vlmvid.config.evaluation_options import ClassificationConfig
+from vlmvid.config.evaluation_options import ClassificationConfig, ConceptsConfig
 from vlmvid.config.filtering import FilterConfig
 from vlmvid.types import Split
 
@@ -205,6 +205,7 @@ class EvaluateConfig(Config):
     battery: tuple[FrameCondition, ...] = ()
     bias: BiasConfig = BiasConfig()
     classification: ClassificationConfig = ClassificationConfig()
+    concepts: ConceptsConfig = ConceptsConfig()
     num_bootstrap: int = Field(default=1000, ge=100)
     seed: int = 0
 

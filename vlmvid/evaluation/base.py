@@ -34,6 +34,7 @@ class EvaluationData:
         embed_texts: texts -> float32 (M, D), L2-normalised.
         shuffled_video_embeds: float32 (N, D), the same clips with their frames in a seeded random
             order, or None.
+        training_captions: what the model was trained on, where the task asks for it.
 
     Raises:
         EvaluationError: no clips, a repeated video_id, or embeddings of a wrong shape or norm.
@@ -43,6 +44,7 @@ class EvaluationData:
     video_embeds: NDArray[np.float32]
     embed_texts: EmbedTexts
     shuffled_video_embeds: NDArray[np.float32] | None = None
+    training_captions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.clips:

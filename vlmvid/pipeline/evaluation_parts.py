@@ -28,6 +28,7 @@ from vlmvid.pipeline import end_to_end
 from vlmvid.pipeline.align import split_clips
 from vlmvid.pipeline.clip_embeddings import ALL, ClipEmbeddings, nothing_left
 from vlmvid.pipeline.context import RunContext
+from vlmvid.pipeline.filter import training_clips
 from vlmvid.pipeline.ingest import read_rows
 from vlmvid.pipeline.media import benchmark_modules, digest_of, media_of, media_rows, open_benchmark
 from vlmvid.pipeline.segmentation import segment_items
@@ -151,6 +152,7 @@ def _task_results(context: RunContext, name: str) -> tuple[list[TaskResult], dic
             video_embeds=embeddings.embed(condition, seed),
             embed_texts=embed_texts,
             shuffled_video_embeds=embeddings.embed("shuffled", config.seed) if name == "temporal" else None,
+            training_captions=_training_captions(context) if name == "concepts" else (),
         )
         return evaluate(data, only)[0]
 
@@ -247,6 +249,11 @@ def _gaps(chosen: BenchmarkConfig, lost: Sequence[Media]) -> str:
 def _not_in_key(absent: Mapping[Media, DecodeError]) -> dict[str, DecodeError]:
     """Of the files that were not there those that may be the next time; that others are missing is in the key."""
     return {media.name: error for media, error in absent.items() if error.transient}
+
+
+def _training_captions(context: RunContext) -> tuple[str, ...]:
+    clips = (clip for clip in training_clips(context) if clip.split == "train")
+    return tuple(caption for clip in clips for caption in clip.captions)
 
 
 def _with_battery(config: EvaluateConfig, measure: Any) -> list[TaskResult]:

@@ -6,6 +6,7 @@ from vlmvid.evaluation.tasks import (
     bias,
     classification,
     clip_score,
+    concepts,
     hallucination,
     retrieval,
     temporal,
@@ -22,5 +23,6 @@ TASKS.register("bias", bias.run)
 TASKS.register("temporal", temporal.run)
 TASKS.register("classification", classification.run)
 TASKS.register("clip_score", clip_score.run)
+TASKS.register("concepts", concepts.run)
 
 __all__ = ["TASKS"]
