@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.evaluation.examples import qa_open
-from vlmvid.errors import ConfigError, EvaluationError
+from vlmvid.errors import CheckpointError, ConfigError, EvaluationError
 from vlmvid.evaluation.base import TaskResult
 from vlmvid.evaluation.benchmarks import get_benchmark
 from vlmvid.evaluation.judges import EndpointJudge, GenerateJudge, Verdict, judge_from_options, judged, parse_verdict
@@ -226,3 +226,45 @@ def test_options_of_a_judge() -> None:
             judge_from_options({"judge": wrong})
     with pytest.raises(ConfigError, match="judge_date needs the option judge"):
         judge_from_options({"judge_date": DATE})
+
+
+def write_language_model(folder: Path) -> Path:
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    from vlmvid.models.torchvision_compat import ensure_torchvision
+
+    ensure_torchvision()
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    words = ["<pad>", "<unk>", "yes", "no", "{'pred':", "'yes',", "'score':", "5}", "talk", "question"]
+    inner = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()  # type: ignore[assignment]
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="<pad>", unk_token="<unk>")
+    torch.manual_seed(3)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(words), n_embd=16, n_layer=1, n_head=2, n_positions=512))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_a_language_model_on_this_machine_judges(tmp_path: Path) -> None:
+    from vlmvid.models.text_generation import load_generator
+
+    folder = write_language_model(tmp_path / "judge-tiny")
+    generate = load_generator(str(folder), device="cpu", max_new_tokens=4)
+    prompts = ["yes no", "talk", "a long question with many words"]
+    together = generate(prompts)
+    assert len(together) == 3 and together == generate(prompts) == [generate([prompt])[0] for prompt in prompts]
+    judge = judge_from_options({"judge": f"hf:{folder}", "judge_date": DATE})
+    assert isinstance(judge, GenerateJudge) and (judge.name, judge.date) == ("judge-tiny", DATE)
+    assert len(judge.replies(prompts[:1])) == 1
+    with pytest.raises(ConfigError, match="judge_key is of judges behind an endpoint"):
+        judge_from_options({"judge": f"hf:{folder}", "judge_key": "K"})
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ConfigError, match="has no tokenizer that can be read"):
+        load_generator(str(folder), device="cpu")
+    write_language_model(folder)
+    (folder / "model.safetensors").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="model.safetensors"):
+        load_generator(str(folder), device="cpu")

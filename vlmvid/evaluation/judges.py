@@ -35,7 +35,8 @@ from vlmvid.metrics import rate_result
 from vlmvid.types import MetricResult
 
 JUDGE_OPTIONS = {
-    "judge": "URL#MODEL of an OpenAI-compatible endpoint that judges the answers, e.g. https://HOST/v1#NAME",
+    "judge": "URL#MODEL of an OpenAI-compatible endpoint that judges the answers, e.g. https://HOST/v1#NAME, or "
+    "hf:FOLDER (or hf:REPO) of a language model on this machine",
     "judge_date": "the date that stands in the metric's name; default: today",
     "judge_key": "name of the environment variable with the endpoint's key; default: OPENAI_API_KEY",
     "judge_log": "a JSON Lines file of replies: read first, then appended to, so that a stopped run goes on",
@@ -213,23 +214,44 @@ class EndpointJudge:
             return json.loads(response.read())
 
 
-def judge_from_options(options: Mapping[str, str]) -> EndpointJudge | None:
-    """The judge that the options of a score name, or None; raises ConfigError for another form."""
+def judge_from_options(options: Mapping[str, str]) -> EndpointJudge | GenerateJudge | None:
+    """The judge that the options of a score name, or None; raises ConfigError for another form.
+
+    A local model is loaded when it is first asked.
+    """
     if "judge" not in options:
         given = [name for name in JUDGE_OPTIONS if name in options]
         if given:
-            raise ConfigError(f"option {given[0]} needs the option judge=URL#MODEL")
+            raise ConfigError(f"option {given[0]} needs the option judge=URL#MODEL or judge=hf:FOLDER")
         return None
+    date = options.get("judge_date", datetime.now(UTC).date().isoformat())
+    if options["judge"].startswith("hf:"):
+        return _local_judge(options["judge"].removeprefix("hf:"), date, options)
     url, separator, name = options["judge"].partition("#")
     if not separator or not name or not re.match(r"https?://", url):
-        raise ConfigError(f"option judge={options['judge']!r} must be URL#MODEL, e.g. http://127.0.0.1:8000/v1#NAME")
+        raise ConfigError(
+            f"option judge={options['judge']!r} must be URL#MODEL, e.g. http://127.0.0.1:8000/v1#NAME, or hf:FOLDER"
+        )
     return EndpointJudge(
         url=url,
         name=name,
-        date=options.get("judge_date", datetime.now(UTC).date().isoformat()),
+        date=date,
         key_variable=options.get("judge_key", "OPENAI_API_KEY"),
         log=Path(options["judge_log"]) if "judge_log" in options else None,
     )
+
+
+def _local_judge(place: str, date: str, options: Mapping[str, str]) -> GenerateJudge:
+    unused = [name for name in ("judge_key", "judge_log") if name in options]
+    if unused:
+        raise ConfigError(f"option {unused[0]} is of judges behind an endpoint; leave it out with judge=hf:{place}")
+
+    def generate(prompts: list[str]) -> list[str]:
+        from vlmvid.models.text_generation import load_generator
+
+        return load_generator(place, max_new_tokens=_MAX_TOKENS)(prompts)
+
+    return GenerateJudge(Path(place).name or place, date, generate)
 
 
 def read_prompt(options: Mapping[str, str]) -> tuple[str, str]:
