@@ -21,7 +21,6 @@ from vlmvid.evaluation.frame_order import (
     condition_frames,
     frame_indices,
     is_exact_on_features,
-    shuffle_frames,
 )
 from vlmvid.evaluation.scoring.base import Item, Media, ScoreSettings
 from vlmvid.evaluation.scoring.matrix import MatrixScorer, caption_scorer
@@ -104,13 +103,6 @@ def test_wrong_conditions_and_ids_are_refused() -> None:
         frame_indices("all", 0, "a", 0)
     with pytest.raises(EvaluationError, match="one id for each clip"):
         condition_features(np.zeros((3, 2)), "all", ["a"], 0)
-
-
-def test_shuffle_frames_is_by_row_and_seed() -> None:
-    features = np.arange(24, dtype=np.float32).reshape(2, 4, 3)
-    once = shuffle_frames(features, 5)
-    assert np.array_equal(once, shuffle_frames(features, 5))
-    assert np.array_equal(np.sort(once, axis=1), features)
 
 
 # --- battery ----------------------------------------------------------------------------------------------------------

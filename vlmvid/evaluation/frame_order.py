@@ -106,15 +106,6 @@ def condition_features(
     return taken
 
 
-def shuffle_frames(features: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
-    """The frame features (N, T, ...) of every clip in another order, drawn by row from `seed`.
-
-    Where clips have ids, ``condition_features(features, "shuffled", ids, seed)`` does not depend on their rows.
-    """
-    orders = np.random.default_rng(seed).permuted(np.tile(np.arange(features.shape[1]), (len(features), 1)), axis=1)
-    return np.take_along_axis(features, orders.reshape(*orders.shape, *[1] * (features.ndim - 2)), axis=1)
-
-
 def _known(condition: str) -> str:
     if condition not in CONDITIONS:
         raise EvaluationError(

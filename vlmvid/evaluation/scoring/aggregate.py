@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -344,14 +344,6 @@ def sample(outcome: Outcome) -> Sample:
     for name, value in item.units.items():
         row[f"unit_{name}"] = value
     return row
-
-
-def accuracy_by(outcomes: Sequence[Outcome], key: Callable[[Item], str]) -> Mapping[str, float]:
-    """The mean score by a key of the items, sorted by it; for the lines that reference scorers print."""
-    found: dict[str, list[float]] = {}
-    for outcome in outcomes:
-        found.setdefault(key(outcome.item), []).append(outcome.score)
-    return {name: float(np.mean(scores)) for name, scores in sorted(found.items())}
 
 
 def _cell(value: Any) -> str | None:
