@@ -22,7 +22,7 @@ ROWS = {
     "cli": 6,
 }  # fmt: skip
 FORBIDDEN_PAIRS = {("models", "data"), ("evaluation", "training")}
-MLFLOW_MODULES = {"vlmvid/tracking/mlflow.py", "vlmvid/serving/pyfunc_model.py", "vlmvid/serving/pyfunc_vlm.py"}
+MLFLOW_MODULES = ("vlmvid/tracking/mlflow", "vlmvid/serving/pyfunc")  # how their names begin
 NO_TORCH = {"video", "data", "metrics", "config", "artifacts", "evaluation"}
 FLOW_IMPORTS = ("prefect", "flows", "vlmvid.config", "vlmvid.artifacts", "vlmvid.pipeline")
 MAX_MODULE_LINES, MAX_FUNCTION_LINES, MAX_PARAMETERS = 400, 60, 8
@@ -76,7 +76,7 @@ def test_imports_follow_the_rows(path: Path) -> None:
         if top == "flows":
             assert name == "vlmvid/cli/recipes.py", f"{name} imports {imported}; only the command `run` may"
         if top == "mlflow":
-            assert name in MLFLOW_MODULES, f"{name} imports mlflow"
+            assert name.startswith(MLFLOW_MODULES), f"{name} imports mlflow"
         if own is not None and own[0] in NO_TORCH:
             assert top not in ("torch", "torchvision", "timm", "transformers"), f"{name} imports {imported}"
         target = row_of(imported)

@@ -20,7 +20,8 @@ from mlflow.tracking import MlflowClient
 from tests.unit.tracking_fixtures import free_port, migrated_database
 from vlmvid.config.schema import TrackingConfig
 from vlmvid.tracking import open_tracker
-from vlmvid.tracking.mlflow import MlflowTracker, download_model
+from vlmvid.tracking.mlflow import MlflowTracker
+from vlmvid.tracking.mlflow_registry import download_model
 
 START_TIMEOUT_SECONDS = 90.0
 

@@ -40,7 +40,7 @@ def locate(uri: str, tracking_uri: str | None = None) -> Path:
         )
     # Said before MLflow is imported, because it reads the variable then.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    from vlmvid.tracking.mlflow import download_model
+    from vlmvid.tracking.mlflow_registry import download_model
 
     return download_model(uri, resolve_tracking_uri(tracking_uri, Path(home)))
 

@@ -1,4 +1,4 @@
-"""Runs, datasets and registered models in MLflow. The only module of tracking that imports mlflow.
+"""Runs and datasets in MLflow.
 
 Always an explicit address and run id: MLflow's active run is thread-local and its default address
 depends on the working folder. Runs are found by tags, because MLflow's run names are not unique.
@@ -7,40 +7,28 @@ depends on the working folder. Runs are found by tags, because MLflow's run name
 from __future__ import annotations
 
 import json
-import logging
 import os
-import tempfile
-import threading
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
-import mlflow.artifacts
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
-from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from vlmvid.artifacts.digests import sha256_text
 from vlmvid.errors import TrackingError
 from vlmvid.tracking.base import RegisteredModel, StageRun
-from vlmvid.tracking.environment import code_tags, environment, file_bytes, serving_requirements
-from vlmvid.tracking.filters import in_batches, quoted, tags_filter
+from vlmvid.tracking.environment import code_tags, file_bytes
+from vlmvid.tracking.filters import in_batches, tags_filter
+from vlmvid.tracking.mlflow_calls import mlflow_calls, new_client
+from vlmvid.tracking.mlflow_registry import register_model
 from vlmvid.tracking.outage import Refused, Unreachable, probe, without_password
 from vlmvid.tracking.spool import Record
-from vlmvid.tracking.spooled import OpenRun, RunSpec, RunVanished, SpooledTracker
+from vlmvid.tracking.spooled import OpenRun, RunSpec, SpooledTracker
 from vlmvid.tracking.tables import send_table
 
-_SERVING = Path(__file__).resolve().parent.parent / "serving"
-_FINGERPRINT = "vlmvid.fingerprint"
 _PARENT = "mlflow.parentRunId"
 _MAX_DIGEST_CHARS = 36
-# MLflow would write addresses to stdout, which belongs to --json, and bars to stderr.
-_QUIET_SETTINGS = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 _SHORT_SECONDS = 5
 _UPLOAD_BYTES_PER_SECOND = 2_000_000
-# MLflow reads its limits from the environment at each call, so calls of one process take turns.
-_CALLS = threading.RLock()
 
 
 class MlflowBackend:
@@ -60,12 +48,12 @@ class MlflowBackend:
     def client(self) -> MlflowClient:
         """The client, made at first use; a new SQLite file is migrated then."""
         if self._client is None:
-            self._client = _new_client(self.uri)
+            self._client = new_client(self.uri)
         return self._client
 
     def open_run(self, spec: RunSpec, parent_id: str | None) -> OpenRun:
         """Find the run by its tags and reopen it, or create it."""
-        with _calls(_SHORT_SECONDS):
+        with mlflow_calls(_SHORT_SECONDS):
             client = self.client()
             identity = {**spec.identity, **({_PARENT: parent_id} if parent_id else {})}
             found = client.search_runs([self._experiment_of(client)], tags_filter(identity), max_results=1)
@@ -77,7 +65,7 @@ class MlflowBackend:
         if unknown:
             raise Refused(f"unknown kinds of record: {unknown}")
         size = sum(file_bytes(Path(record["path"])) for record in records if record["kind"] == "file")
-        with _calls(_SHORT_SECONDS + size // _UPLOAD_BYTES_PER_SECOND):
+        with mlflow_calls(_SHORT_SECONDS + size // _UPLOAD_BYTES_PER_SECOND):
             client = self.client()
             left_out = _send_values(client, run, records)
             for record in records:
@@ -89,7 +77,7 @@ class MlflowBackend:
 
     def close_children(self, parent_id: str) -> None:
         """End children that a killed process left running."""
-        with _calls(_SHORT_SECONDS):
+        with mlflow_calls(_SHORT_SECONDS):
             client = self.client()
             where = f"{tags_filter({_PARENT: parent_id})} and attributes.status = 'RUNNING'"
             for run in client.search_runs([self._experiment_of(client)], where):
@@ -182,113 +170,7 @@ class MlflowTracker(SpooledTracker):
                 f"cannot register {model_name!r}: the service at {without_password(self._mlflow.uri)} has not "
                 "answered, so the stage has no run to hold the files; start the service and run the stage again"
             )
-        self._mlflow.check()
-        all_tags = {**tags, _FINGERPRINT: fingerprint}
-        with _calls(None):
-            client = self._mlflow.client()
-            where = f"name = {quoted(model_name)} and {tags_filter({_FINGERPRINT: fingerprint})}"
-            known = sorted(int(version.version) for version in client.search_model_versions(where))
-            if known:
-                version = str(known[0])
-                for key, value in all_tags.items():
-                    client.set_model_version_tag(model_name, version, key, value)
-            else:
-                _create_registered_model(client, model_name)
-                source = _upload_model(client, stage_run.run_id, model_folder, fingerprint)
-                version = str(
-                    client.create_model_version(
-                        model_name, source, run_id=stage_run.run_id, tags=all_tags, await_creation_for=0
-                    ).version
-                )
-            before = client.get_registered_model(model_name).aliases.get(alias)
-            client.set_registered_model_alias(model_name, alias, version)
-        moved_from = None if before is None or str(before) == version else str(before)
-        return RegisteredModel(model_name, version, moved_from)
-
-
-def download_model(uri: str, tracking_uri: str, cache: Path | None = None) -> Path:
-    """The local folder of ``models:/NAME/VERSION``, ``models:/NAME@ALIAS`` or ``runs:/RUN/PATH``.
-
-    Files that are local already are used in place. Others are downloaded once into `cache`
-    (default VLMVID_CACHE, else ``~/.cache/vlmvid``) under their resolved address. No code of the
-    model is executed.
-
-    Raises:
-        TrackingError: the address does not exist or the service does not answer.
-    """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    try:
-        probe(tracking_uri, must_exist=True)
-        with _calls(None):
-            source = _source_of(_new_client(tracking_uri), uri)
-            if source.startswith(("/", "file:")):
-                return Path(mlflow.artifacts.download_artifacts(artifact_uri=source, tracking_uri=tracking_uri))
-            root = cache or Path(os.environ.get("VLMVID_CACHE") or Path.home() / ".cache" / "vlmvid")
-            folder = root / "models" / sha256_text(f"{tracking_uri} {source}")[:24]
-            if not folder.is_dir():
-                _download(source, tracking_uri, folder)
-            return folder
-    except TrackingError as error:
-        raise TrackingError(f"cannot fetch the model {uri!r} from {without_password(tracking_uri)}: {error}") from error
-
-
-def _download(source: str, tracking_uri: str, folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        # MLflow puts the files into a folder of its own below the one it is given.
-        fetched = mlflow.artifacts.download_artifacts(
-            artifact_uri=source, dst_path=temporary, tracking_uri=tracking_uri
-        )
-        try:
-            os.rename(fetched, folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was first
-                raise
-
-
-def _source_of(client: MlflowClient, uri: str) -> str:
-    """Where the files of a model address are."""
-    kind, _, rest = uri.partition(":/")
-    rest = rest.strip("/")
-    name, separator, last = rest.partition("@") if "@" in rest else rest.partition("/")
-    if kind == "runs" and last:
-        return f"{client.get_run(name).info.artifact_uri.rstrip('/')}/{last}"
-    if kind == "models" and separator == "@":
-        found = client.get_model_version_by_alias(name, last)
-        return str(client.get_model_version_download_uri(name, found.version))
-    if kind == "models" and last.isdecimal():
-        return str(client.get_model_version_download_uri(name, last))
-    raise TrackingError(
-        f"{uri!r} is not a model address; expected models:/NAME/VERSION, models:/NAME@ALIAS or runs:/RUN_ID/PATH"
-    )
-
-
-def _create_registered_model(client: MlflowClient, name: str) -> None:
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-
-
-def _upload_model(client: MlflowClient, run_id: str, model_folder: Path, fingerprint: str) -> str:
-    """Put the MLflow model under the run, in a folder named by content; returns its address."""
-    folder = f"model/{fingerprint[:16]}"
-    answers = (model_folder / "vlm").is_dir()
-    with tempfile.TemporaryDirectory() as temporary:
-        saved = Path(temporary) / "model"
-        with _quiet():
-            import mlflow.pyfunc
-
-            mlflow.pyfunc.save_model(
-                path=str(saved),
-                python_model=str(_SERVING / ("pyfunc_vlm.py" if answers else "pyfunc_model.py")),
-                artifacts={"model": str(model_folder)},
-                model_config={"device": "auto"},
-                pip_requirements=serving_requirements(),
-            )
-        client.log_artifacts(run_id, str(saved), folder)
-    return f"{client.get_run(run_id).info.artifact_uri.rstrip('/')}/{folder}"
+        return register_model(self._mlflow, model_folder, model_name, alias, fingerprint, tags, stage_run.run_id)
 
 
 def _send_values(client: MlflowClient, run: OpenRun, records: list[Record]) -> list[str]:
@@ -343,51 +225,3 @@ def _send_item(client: MlflowClient, run_id: str, record: Record) -> None:
 
 
 _KINDS = ("metric", "param", "tag", "json", "table", "file", "dataset", "status")
-
-
-@contextmanager
-def _calls(timeout_seconds: float | None) -> Iterator[None]:
-    """Calls to MLflow with short limits (None: MLflow's own) and errors of our kinds."""
-    # Short calls do not wait behind a model that another thread uploads.
-    if not _CALLS.acquire(timeout=-1 if timeout_seconds is None else 2):
-        raise Unreachable("another call of this process to the tracking service is under way")
-    settings = dict(_QUIET_SETTINGS)
-    if timeout_seconds is not None:
-        settings["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(int(timeout_seconds))
-        settings["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
-    elif "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ:
-        settings["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "2"
-    try:
-        with environment(settings):
-            yield
-    except TrackingError:
-        raise
-    except MlflowException as error:
-        raise _translated(error) from error
-    except Exception as error:
-        # The HTTP, database and object-store libraries below MLflow each raise their own kinds.
-        raise Unreachable(f"{type(error).__name__}: {error}") from error
-    finally:
-        _CALLS.release()
-
-
-def _translated(error: MlflowException) -> TrackingError:
-    text = str(error).split("\n")[0][:500]
-    if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-        return RunVanished(text)
-    return Refused(text) if error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST") else Unreachable(text)
-
-
-def _new_client(uri: str) -> MlflowClient:
-    for name in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    with _quiet():
-        return MlflowClient(uri, registry_uri=uri)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without MLflow 3.17's warnings about its own SQLAlchemy options and its own type hints."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
