@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from vlmvid.models.vlm.sizes import LANGUAGE_SIZES, LanguageSize, front_size, la
 from vlmvid.models.vlm.visual import VisualFront
 from vlmvid.pipeline.estimate import GPUS, Models, vlm_resources
 from vlmvid.pipeline.estimate_vlm import (
+    ANSWER_SHARE,
     PROMPT_TOKENS,
     VlmParts,
+    answer_share,
     block_bytes,
     learning_bytes,
     sample_tokens,
@@ -135,7 +138,10 @@ class TestVlmStages:
     DATA = ExpectedData(num_clips=10, captions_per_clip=3, mean_caption_tokens=20)
 
     def tokens(self, **changes: Any) -> float | None:
-        return stage_tokens(vlm_stage(**changes), self.PARTS, self.DATA)
+        return self.trained_on(vlm_stage(**changes), self.DATA)
+
+    def trained_on(self, stage: VlmStageConfig, data: ExpectedData | None, clips: Sequence[Clip] = ()) -> float | None:
+        return stage_tokens(stage, sample_tokens(stage, self.PARTS, data, clips))
 
     def recipe(self, *stages: VlmStageConfig, **language: Any) -> Recipe:
         section = {
@@ -161,19 +167,19 @@ class TestVlmStages:
         for task in ({"task": "vqa"}, {"task": "caption", "sources": ["a"]}, asked):
             assert self.tokens(data=[task, two]) is None
             assert self.tokens(data=[task, two], token_budget=10_000) == 10_000
-        assert stage_tokens(vlm_stage(), self.PARTS, None) is None
+        assert self.trained_on(vlm_stage(), None) is None
         # Of clips that are known every task is counted: questions of 9 characters are the prompt, answers 4.
         question = {"question_id": "q", "kind": "open", "question": "who is it", "answer": "yvon", "task": "vqa"}
         known = {"path": "a.mp4", "captions": ["c" * 9], "questions": [question], "attributes": {"part": "a"}}
         clips = [Clip.model_validate({**known, "video_id": f"v{i}"}) for i in range(1000)]
         one, answer = 68 + 32 + 4, 68 + 32 + 2 + 4 / 4.5
         mixed = vlm_stage(data=[{"task": "vqa"}, {"task": "caption", "sources": ["a"]}], token_budget=10**6)
-        assert stage_tokens(mixed, self.PARTS, None, clips) == pytest.approx(1000 * (one + answer))
-        assert stage_tokens(mixed, self.PARTS, None, clips[:10]) == pytest.approx(10 * (one + answer))
+        assert self.trained_on(mixed, None, clips) == pytest.approx(1000 * (one + answer))
+        assert self.trained_on(mixed, None, clips[:10]) == pytest.approx(10 * (one + answer))
         elsewhere = vlm_stage(data=[{"task": "caption", "sources": ["b"]}], token_budget=9)
         assert sample_tokens(elsewhere, self.PARTS, None, clips) is None
-        assert stage_tokens(elsewhere, self.PARTS, None, clips) == 9
-        assert stage_tokens(vlm_stage(token_budget=7), self.PARTS, None) == 7
+        assert self.trained_on(elsewhere, None, clips) == 9
+        assert self.trained_on(vlm_stage(token_budget=7), None) == 7
 
     @pytest.mark.parametrize("trains", ["adapters", "language", "reward_head"])
     def test_flops_against_torch(self, trains: str) -> None:
@@ -251,11 +257,12 @@ class TestVlmStages:
         learns = 3 * 4 * 1000  # a gradient and AdamW's two values
         activations = tokens * 3 * (8 * 32 + width * (4 * 32 + 3 * 80))
         masks = 2 * 100**2 * (1 + 3 * width)
-        logits = 12 * (1 - 0.75**2) * tokens * self.V
+        logits = 12 * 0.25 * tokens * self.V
         features = 2 * 4 * 5000 * tokens / 100
         everything = weights + width * self.P + learns + activations + masks + logits + features
         whole = self.recipe(stage)
         assert stage_memory(whole, stage, self.PARTS) == everything
+        assert stage_memory(whole, stage, self.PARTS, answers=0.5) == everything + logits
         checkpointed = stage.model_copy(
             update={"optim": stage.optim.model_copy(update={"gradient_checkpointing": True})}
         )
@@ -264,6 +271,23 @@ class TestVlmStages:
         dpo = vlm_stage(objective="dpo", trains=["adapters"], adapters={}, optim=stage.optim)
         pairs = stage.model_copy(update={"optim": stage.optim.model_copy(update={"micro_batch_size": 4})})
         assert stage_memory(whole, dpo, self.PARTS) == stage_memory(whole, pairs, self.PARTS) - learns
+
+    def test_answers_are_counted_beside_all_tokens(self) -> None:
+        def share(data: ExpectedData | None, *tasks: dict[str, Any], **changes: Any) -> float:
+            stage = vlm_stage(data=list(tasks), **changes)
+            return answer_share(stage, sample_tokens(stage, self.PARTS, data))
+
+        caption, text = {"task": "caption"}, {"task": "text"}
+        assert share(self.DATA, caption) == share(self.DATA, caption, num_epochs=3) == 20 / 120
+        assert share(self.DATA, text) == 1 and share(self.DATA, caption, text) == 40 / 140
+        # Where the samples are not known.
+        assert share(None, caption) == share(self.DATA, {"task": "vqa"}) == ANSWER_SHARE and share(None, text) == 1
+        asked = {"question_id": "q", "kind": "open", "question": "who is it", "answer": "yvon", "task": "vqa"}
+        clip = Clip.model_validate({"video_id": "v", "path": "a.mp4", "questions": [asked]})
+        vqa = vlm_stage(data=[{"task": "vqa"}])
+        answer = 2 + 4 / 4.5
+        found = answer_share(vqa, sample_tokens(vqa, self.PARTS, None, [clip]))
+        assert found == pytest.approx(answer / (68 + 32 + answer))
 
     def test_what_learns(self) -> None:
         stages = {
@@ -307,7 +331,7 @@ class TestVlmStages:
         seconds = gpu.seconds(2000 * token_flops(stages[0], parts), "float32")
         # 10 clips of 3 captions make 30 * (4 + 32 + 20) = 1680 tokens, less than the budget.
         assert found.gpu_hours == pytest.approx(seconds * 1680 / 2000 / 3600)
-        assert found.memory_bytes == stage_memory(both, stages[0], parts)
+        assert found.memory_bytes == stage_memory(both, stages[0], parts, answers=20 / 56)
         for models, words in (
             (Models(None, None, self.LANGUAGE), "the shape of hf:facebook/dinov2-small is unknown"),
             (Models(None, None, None), "the shape of hf:facebook/dinov2-small and hf:a/b is unknown"),

@@ -331,7 +331,7 @@ class TestWhatIsSaid:
         lines = err.splitlines()
         first = next(number for number, line in enumerate(lines) if line.startswith("train_vlm/show: "))
         assert lines[first] == (
-            "train_vlm/show: connector learn (3,264 parameters) from 9 samples, 304 tokens, in 5 updates"
+            "train_vlm/show: trains connector (3,264 parameters), starting from words: 9 samples, 304 tokens, 5 updates"
         )
         assert lines[first + 1].startswith("9 samples, ") and any(
             "###" in line for line in lines[first + 2 : first + 11]
@@ -342,7 +342,7 @@ class TestWhatIsSaid:
         told = out.splitlines()
         assert [line.split(":")[0] for line in told[:2]] == ["words", "show"] and len(told) == 3
         loss = last.split("loss ")[1].split()[0]
-        assert told[1] == f"show: 5 steps, 304 tokens, loss {loss}"
+        assert told[1] == f"show: 9 samples, 5 updates, 304 tokens, loss {loss}"
         # A stored result says as much.
         assert main([*command, "--json"]) == 0
         out, err = capsys.readouterr()

@@ -223,6 +223,21 @@ def test_merged_frames_have_the_time_of_the_first() -> None:
         encode_conversation(tokenizer, timed, Front(5, 5), for_generation=True)
 
 
+def test_tiles_of_a_frame_share_its_time() -> None:
+    tokenizer = tiny_tokenizer()
+    timed = Conversation("s", (Message("user", (Visual("a", (0.0, 0.0, 0.0, 0.52, 0.52, 0.52)), "when?")),))
+    sample = encode_conversation(tokenizer, timed, Front(12, 6), for_generation=True)
+    six = PLACEHOLDER * 6
+    assert shown(tokenizer, sample)[:4] == [(PROMPT, "<user>0.0s"), (VISUAL, six), (PROMPT, "0.5s"), (VISUAL, six)]
+    merged = encode_conversation(tokenizer, timed, Front(4, 4), for_generation=True)  # frames 0, 0, 1, 1
+    assert shown(tokenizer, merged)[:4] == [
+        (PROMPT, "<user>0.0s"),
+        (VISUAL, PLACEHOLDER * 2),
+        (PROMPT, "0.5s"),
+        (VISUAL, PLACEHOLDER * 2),
+    ]
+
+
 def test_date_of_a_template_is_fixed() -> None:
     tokenizer = tokenizer_with(DATED)
     sample = encode_conversation(tokenizer, conversation("s", "q", "a", media=()), Front())

@@ -148,9 +148,10 @@ def _write_training(ref: Any, counts: dict[str, int], stages: list[dict[str, Any
     if as_json:
         write({**ref.model_dump(), "counts": counts, "training": stages})
         return
+    from vlmvid.pipeline.train_vlm import training_line
+
     for one in stages:
-        loss = "no loss" if one["loss"] is None else f"loss {one['loss']:.4g}"
-        write(f"{one['stage']}: {one['steps']:,} steps, {one['tokens']:,} tokens, {loss}")
+        write(training_line(one))
     write(ref.uri)
 
 

@@ -17,6 +17,7 @@ from vlmvid.models.sizes import ImageCost, TransformerSize
 from vlmvid.models.vlm.sizes import LanguageSize
 from vlmvid.pipeline.estimate_vlm import (
     TrainingNeeds,
+    answer_share,
     bytes_words,
     hours_of,
     hours_words,
@@ -271,11 +272,12 @@ def vlm_resources(
     found = []
     for name in config.order():
         stage = config.stages[name]
-        tokens, taken = stage_tokens(stage, parts, data, clips), None
+        samples = sample_tokens(stage, parts, data, clips)
+        tokens, taken = stage_tokens(stage, samples), None
         if tokens is not None:
             taken = gpu.seconds(tokens * token_flops(stage, parts), stage.optim.precision) / 3600
-        at_most = tokens is not None and sample_tokens(stage, parts, data, clips) is None
-        memory = stage_memory(recipe, stage, parts)
+        at_most = tokens is not None and samples is None
+        memory = stage_memory(recipe, stage, parts, answer_share(stage, samples))
         found.append(TrainingNeeds(name=name, tokens=tokens, at_most=at_most, gpu_hours=taken, memory_bytes=memory))
     return StageResources(
         name="train_vlm",

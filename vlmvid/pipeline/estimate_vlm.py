@@ -23,7 +23,7 @@ PROMPT_TOKENS = 32
 CHARACTERS_PER_TOKEN, SPECIAL_TOKENS = 4.5, 2
 # Clips whose samples are made to count those of all.
 COUNTED_CLIPS = 300
-# Of a row's tokens, those of answers; what of the logits is kept is a whole column wherever one row has an answer.
+# Of a row's tokens those of answers, where the samples are not known.
 ANSWER_SHARE = 0.25
 # As `vlmvid.training.checkpoint` keeps them.
 _CHECKPOINTS = 2
@@ -47,6 +47,26 @@ class VlmParts:
     front_params: int
     visual_tokens: int
     clip_values: int
+
+
+@dataclass(frozen=True, slots=True)
+class SampleTokens:
+    """Tokens of a stage's samples in all its epochs.
+
+    Attributes:
+        total: all of them.
+        answers: those that are learnt.
+    """
+
+    total: float
+    answers: float
+
+    def __add__(self, other: SampleTokens) -> SampleTokens:
+        return SampleTokens(self.total + other.total, self.answers + other.answers)
+
+    def times(self, factor: float) -> SampleTokens:
+        """So many times as many."""
+        return SampleTokens(self.total * factor, self.answers * factor)
 
 
 class TrainingNeeds(Config):
@@ -77,34 +97,45 @@ def vlm_parts(recipe: Recipe, image: ImageCost, language: LanguageSize) -> VlmPa
     return VlmParts(language, params, tokens, stored)
 
 
-def stage_tokens(
-    stage: VlmStageConfig, parts: VlmParts, data: ExpectedData | None, clips: Sequence[Clip] = ()
-) -> float | None:
+def stage_tokens(stage: VlmStageConfig, samples: SampleTokens | None) -> float | None:
     """Tokens that a stage trains on: those of its samples, and at most its budget; None = unknown.
 
     Where `sample_tokens` does not know those of its samples, the budget is taken, which is then "at most".
     """
     budget = None if stage.token_budget is None else float(stage.token_budget)
-    tokens = sample_tokens(stage, parts, data, clips)
-    if tokens is None or budget is None:
-        return budget if tokens is None else tokens
-    return min(tokens, budget)
+    if samples is None or budget is None:
+        return budget if samples is None else samples.total
+    return min(samples.total, budget)
+
+
+def answer_share(stage: VlmStageConfig, samples: SampleTokens | None) -> float:
+    """Of a row's tokens those of answers: as the samples have them, else `ANSWER_SHARE`, and all where text is learnt.
+
+    Logits are computed at these places alone (`VisionLanguageModel.reads_places`).
+    """
+    if samples is not None and samples.total:
+        return samples.answers / samples.total
+    return 1.0 if any(task.task == "text" for task in stage.data) else ANSWER_SHARE
 
 
 def sample_tokens(
     stage: VlmStageConfig, parts: VlmParts, data: ExpectedData | None, clips: Sequence[Clip] = ()
-) -> float | None:
+) -> SampleTokens | None:
     """Tokens of a stage's samples in all its epochs; None = unknown.
 
     With the training clips, samples of some are made and counted. Without them the tasks ``caption`` and ``text`` are
     known from the size of the data, unless they read parts of it.
     """
-    counted = [
-        _counted_tokens(task, parts, clips) if clips else None if data is None else _task_tokens(task, parts, data)
-        for task in stage.data
-    ]
-    known = [tokens for tokens in counted if tokens is not None]
-    return stage.num_epochs * sum(known) if len(known) == len(counted) else None
+    total = SampleTokens(0, 0)
+    for task in stage.data:
+        if clips:
+            one = _counted_tokens(task, parts, clips)
+        else:
+            one = None if data is None else _task_tokens(task, parts, data)
+        if one is None:
+            return None
+        total += one
+    return total.times(stage.num_epochs)
 
 
 def text_tokens(text: str) -> float:
@@ -112,7 +143,7 @@ def text_tokens(text: str) -> float:
     return SPECIAL_TOKENS + len(text) / CHARACTERS_PER_TOKEN
 
 
-def _counted_tokens(task: TaskConfig, parts: VlmParts, clips: Sequence[Clip]) -> float | None:
+def _counted_tokens(task: TaskConfig, parts: VlmParts, clips: Sequence[Clip]) -> SampleTokens | None:
     """Of `COUNTED_CLIPS` clips spread evenly, for all of them; None where these have no sample."""
     try:
         fitting = of_sources(clips, task.sources)
@@ -125,26 +156,30 @@ def _counted_tokens(task: TaskConfig, parts: VlmParts, clips: Sequence[Clip]) ->
             told += make_conversations(some, whole, seed=0)
     except (ConfigError, DatasetError):
         return None
-    return sum(_told_tokens(one, parts) for one in told) * len(fitting) / len(some)
+    return sum((_told_tokens(one, parts) for one in told), SampleTokens(0, 0)).times(len(fitting) / len(some))
 
 
-def _told_tokens(told: Conversation, parts: VlmParts) -> float:
+def _told_tokens(told: Conversation, parts: VlmParts) -> SampleTokens:
     """A prompt counts as `PROMPT_TOKENS`, or more where it is long."""
-    tokens = 0.0
+    given = answers = 0.0
     for message in told.messages:
-        tokens += parts.visual_tokens * sum(isinstance(part, Visual) for part in message.content)
         words = text_tokens("".join(part for part in message.content if isinstance(part, str)))
-        tokens += words if message.role == "assistant" else max(words, PROMPT_TOKENS)
-    return tokens
+        if message.role == "assistant":
+            answers += words
+        else:
+            given += max(words, PROMPT_TOKENS)
+        given += parts.visual_tokens * sum(isinstance(part, Visual) for part in message.content)
+    return SampleTokens(given + answers, answers)
 
 
-def _task_tokens(task: TaskConfig, parts: VlmParts, data: ExpectedData) -> float | None:
+def _task_tokens(task: TaskConfig, parts: VlmParts, data: ExpectedData) -> SampleTokens | None:
     if task.task not in ("caption", "text") or task.sources or task.options.get("questions"):
         return None
     captions = data.captions_per_clip if task.options.get("captions", "all") == "all" else 1.0
     captions = min(captions, task.options.get("per_clip") or captions)
-    length = data.mean_caption_tokens + (PROMPT_TOKENS + parts.visual_tokens if task.task == "caption" else 0)
-    return task.share * data.num_clips * captions * length
+    given = PROMPT_TOKENS + parts.visual_tokens if task.task == "caption" else 0
+    one = SampleTokens(given + data.mean_caption_tokens, data.mean_caption_tokens)
+    return one.times(task.share * data.num_clips * captions)
 
 
 def token_flops(stage: VlmStageConfig, parts: VlmParts) -> float:
@@ -152,9 +187,9 @@ def token_flops(stage: VlmStageConfig, parts: VlmParts) -> float:
 
     Of the language model's P weights per token: forward 2 P, backward 2 P for the gradients that reach the connector,
     2 P more where they learn, and 2 P again with gradient checkpointing; attention over the whole row, packed samples
-    or not, forward and twice that backward. The output matrix is counted for every token, which is too much for visual
-    ones. DPO needs a forward pass of the reference besides; a reward model no output matrix, and no backward pass
-    where its head alone learns. The connector counts as if a visual token met each of its weights once.
+    or not, forward and twice that backward. The output matrix is counted for every token, which is too much for those
+    that are no answer. DPO needs a forward pass of the reference besides; a reward model no output matrix, and no
+    backward pass where its head alone learns. The connector counts as if a visual token met each of its weights once.
     """
     size, trains = parts.language.transformer, set(stage.trains)
     output = 0.0 if stage.objective == "reward" else 2.0 * size.embed_dim * parts.language.vocab_size
@@ -170,13 +205,14 @@ def token_flops(stage: VlmStageConfig, parts: VlmParts) -> float:
     return flops + per_visual * parts.visual_tokens / (parts.visual_tokens + PROMPT_TOKENS)
 
 
-def stage_memory(recipe: Recipe, stage: VlmStageConfig, parts: VlmParts) -> int:
+def stage_memory(recipe: Recipe, stage: VlmStageConfig, parts: VlmParts, answers: float = ANSWER_SHARE) -> int:
     """Bytes on the GPU: weights, their autocast copies, what learning adds, and one micro-batch.
 
     What learns has a gradient and the optimiser's state (AdamW two values per weight, LION one) in the dtype of the
     weights. A micro-batch has the features of its clips, activations, the mask of every block in the precision of the
-    arithmetic, and float32 logits three times (log-probabilities, their gradient, the gradient of the logits). With
-    gradient checkpointing all but the residual of a block exists for one block at a time.
+    arithmetic, and float32 logits three times (log-probabilities, their gradient, the gradient of the logits) at the
+    places of answers, which are the share `answers` of all (`answer_share`). With gradient checkpointing all but the
+    residual of a block exists for one block at a time.
     """
     config, optim = recipe.train_vlm, stage.optim
     assert config is not None  # the stage exists only with its section
@@ -189,8 +225,7 @@ def stage_memory(recipe: Recipe, stage: VlmStageConfig, parts: VlmParts) -> int:
     activations = tokens * block_bytes(stage, parts) * blocks
     activations += tokens * 4 * size.embed_dim * (size.depth - blocks)
     masks = rows * stage.max_length**2 * (1 + width * blocks)
-    kept = 1 - (1 - ANSWER_SHARE) ** rows
-    logits = 0 if stage.objective == "reward" else 3 * 4 * kept * tokens * parts.language.vocab_size
+    logits = 0 if stage.objective == "reward" else 3 * 4 * answers * tokens * parts.language.vocab_size
     features = 2 * 4 * parts.clip_values * tokens / (parts.visual_tokens + PROMPT_TOKENS)
     return round(weights + copies + learning_bytes(recipe, stage, parts) + activations + masks + logits + features)
 

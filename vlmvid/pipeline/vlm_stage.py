@@ -74,7 +74,8 @@ def train_stage(context: RunContext, name: str, run: StageRun, processes: Proces
     counts = _counts(stage, samples, trained, objective)
     _record(context, name, run, {**counts, "updates": len(plan.updates)})
     if processes.rank == 0:
-        _say(_beginning(name, stage, plan, counts) + "\n" + lengths)
+        start = stage.start or vlm_config(context).language.model
+        _say(_beginning(f"train_vlm/{name}", plan, counts, start) + "\n" + lengths)
     work, started = context.store.work_folder(PART, key), time.perf_counter()
     report = _Report(context, name, work / CURVES_FILE, run, len(plan.updates))
     try:
@@ -154,11 +155,10 @@ def _say(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
 
 
-def _beginning(name: str, stage: VlmStageConfig, plan: StagePlan, counts: Mapping[str, int]) -> str:
-    return (
-        f"train_vlm/{name}: {', '.join(stage.trains)} learn ({counts['trained_parameters']:,} parameters) from "
-        f"{counts['samples']:,} samples, {plan.updates[-1].tokens_seen:,} tokens, in {len(plan.updates):,} updates"
-    )
+def _beginning(label: str, plan: StagePlan, counts: Mapping[str, int], start: str) -> str:
+    trained = f"{', '.join(plan.stage.trains)} ({counts['trained_parameters']:,} parameters)"
+    work = f"{counts['samples']:,} samples, {plan.updates[-1].tokens_seen:,} tokens, {len(plan.updates):,} updates"
+    return f"{label}: trains {trained}, starting from {start}: {work}"
 
 
 def _ending(curves: Mapping[int, dict[str, Any]], done_before: int | None, seconds: float) -> str:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby
 from typing import Any, Protocol, get_args, get_type_hints
 
 import numpy as np
@@ -52,7 +53,8 @@ def encode_conversation(
     An answer is learnt up to and including the special token that ends its turn; what the template writes behind
     that is prompt. A clip takes `front.num_tokens` places. Where its `seconds` are given and frames are told apart,
     the time of each frame stands before its tokens, as ``0.5s``; where a connector merges frames, the time of the
-    first of them. White space around a message is left out.
+    first of them. What follows at the same time, as the tiles of a frame do, shares it. White space around a message
+    is left out.
 
     Args:
         tokenizer: of `vlmvid.models.vlm.language.load_language`.
@@ -135,11 +137,9 @@ class _Writer:
             raise ConfigError(f"the tokenizer has no token {PLACEHOLDER}; take that of load_language, which adds it")
         block = len(self._media)
         self._media.append(visual.media)
-        times = self._times(visual)
-        for time in times or [""]:
+        for time, places in self._times(visual):
             self._waiting += time
             self._flush()
-            places = self._front.num_tokens // max(1, len(times))
             self._add([self._known.placeholder] * places, VISUAL, block)
 
     def finished(self) -> TokenSequence:
@@ -172,16 +172,18 @@ class _Writer:
         self._types += [kind] * len(ids)
         self._blocks += [block] * len(ids)
 
-    def _times(self, visual: Visual) -> list[str]:
+    def _times(self, visual: Visual) -> list[tuple[str, int]]:
+        """What is written before visual tokens, and before how many of them."""
         kept, seconds = self._front.num_frames_kept, visual.seconds
         if not kept or not seconds:
-            return []
+            return [("", self._front.num_tokens)]
         if len(seconds) < kept:
             raise DatasetError(
                 f"sample {self._sample_id!r}: {visual.media!r} has times for {len(seconds)} frames, and {kept} frames "
                 "are told apart; give one for each frame, or none"
             )
-        return [f"{seconds[step * len(seconds) // kept]:.1f}s" for step in range(kept)]
+        shown = groupby(seconds[step * len(seconds) // kept] for step in range(kept))
+        return [(f"{time:.1f}s", len(list(same)) * (self._front.num_tokens // kept)) for time, same in shown]
 
 
 @dataclass(frozen=True, slots=True)
