@@ -6,12 +6,15 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from vlmvid.errors import ArtifactError
+
+SCRATCH_PREFIX = ".vlmvid-scratch-"
 
 
 class MissingResult(ArtifactError):
@@ -107,3 +110,13 @@ def staging_folder(final: Path, *, replace: bool = False) -> Iterator[Path]:
         shutil.rmtree(replaced, ignore_errors=True)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def scratch_folder(parent: Path | None = None) -> Iterator[Path]:
+    """A folder below `parent` (None: the system's place for such) that goes at the end.
+
+    It has a name by which `vlmvid gc` knows what a killed process left.
+    """
+    with tempfile.TemporaryDirectory(prefix=SCRATCH_PREFIX, dir=parent) as name:
+        yield Path(name)

@@ -7,7 +7,6 @@ kept, with the captions that are kept, and a table of all that was dropped and w
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from vlmvid.artifacts import ArtifactRef, LedgerRow, hash_json
 from vlmvid.artifacts.digests import sha256_file
-from vlmvid.artifacts.files import read_json, write_bytes
+from vlmvid.artifacts.files import read_json, scratch_folder, write_bytes
 from vlmvid.config.filtering import AlignmentScoreConfig, CaptionMixingConfig
 from vlmvid.data.filtering import Dropped, Outcome, keep_best, without_captions
 from vlmvid.data.filtering_captions import mix_captions, read_synthetic, sort_by_wording, unknown_ids
@@ -198,14 +197,14 @@ def _model_folder(context: RunContext, config: AlignmentScoreConfig) -> Path:
     tiling = read_stored(folder).tiling
     if tiling != context.recipe.encode.tiling:
         problems.append(f"encode.tiling: {tiling!r} there, {context.recipe.encode.tiling!r} here")
-    with tempfile.TemporaryDirectory(dir=context.store.home) as scratch:
-        save_vision(vision_backbone(context), Path(scratch, "vision"))
-        save_text(text_encoder(context), Path(scratch, "text"))
+    with scratch_folder(context.store.home) as scratch:
+        save_vision(vision_backbone(context), scratch / "vision")
+        save_text(text_encoder(context), scratch / "text")
         for part in ("vision", "text"):
-            there, here = _contents(folder, part), _contents(Path(scratch), part)
+            there, here = _contents(folder, part), _contents(scratch, part)
             differ = [name for name in sorted(there.keys() | here.keys()) if there.get(name) != here.get(name)]
             if differ:
-                problems.append(_difference(part, differ, folder, Path(scratch)))
+                problems.append(_difference(part, differ, folder, scratch))
     if problems:
         raise ConfigError(
             f"filter.alignment_score.model={config.model!r} was aligned on other features than this recipe's, so its "

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmvid.artifacts import ArtifactRef
-from vlmvid.artifacts.files import read_json, write_json
+from vlmvid.artifacts.files import read_json, scratch_folder, write_json
 from vlmvid.config.evaluation_options import VlmAnswersConfig
 from vlmvid.config.schema import StageName
 from vlmvid.errors import ArtifactError, TrackingError
@@ -135,10 +134,10 @@ def _build(context: RunContext, folder: Path) -> None:
         info[CAPTION_PROMPT] = CAPTION_PROMPTS[0]
         asked = recipe.evaluate.vlm if recipe.evaluate is not None else VlmAnswersConfig()
         info[ANSWERS] = Ranking(rank_by=asked.rank_by, with_choices=asked.with_choices).model_dump(mode="json")
-    with tempfile.TemporaryDirectory(dir=context.store.home) as scratch:
+    with scratch_folder(context.store.home) as scratch:
         write_model_folder(
             folder,
-            parts=_write_parts(context, Path(scratch)),
+            parts=_write_parts(context, scratch),
             decode=recipe.decode,
             stored=StoredAs(dtype=encode.dtype, from_tokens=encode.keep_tokens, tiling=encode.tiling),
             info={

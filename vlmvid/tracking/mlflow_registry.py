@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +12,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from vlmvid.artifacts.digests import sha256_text
+from vlmvid.artifacts.files import scratch_folder
 from vlmvid.errors import TrackingError
 from vlmvid.tracking.base import RegisteredModel
 from vlmvid.tracking.environment import serving_requirements
@@ -96,10 +96,10 @@ def download_model(uri: str, tracking_uri: str, cache: Path | None = None) -> Pa
 
 def _download(source: str, tracking_uri: str, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
+    with scratch_folder(folder.parent) as temporary:
         # MLflow puts the files into a folder of its own below the one it is given.
         fetched = mlflow.artifacts.download_artifacts(
-            artifact_uri=source, dst_path=temporary, tracking_uri=tracking_uri
+            artifact_uri=source, dst_path=str(temporary), tracking_uri=tracking_uri
         )
         try:
             os.rename(fetched, folder)
@@ -137,8 +137,8 @@ def _upload_model(client: MlflowClient, run_id: str, model_folder: Path, fingerp
     """Put the MLflow model under the run, in a folder named by content; returns its address."""
     folder = f"model/{fingerprint[:16]}"
     answers = (model_folder / "vlm").is_dir()
-    with tempfile.TemporaryDirectory() as temporary:
-        saved = Path(temporary) / "model"
+    with scratch_folder() as temporary:
+        saved = temporary / "model"
         with quiet():
             import mlflow.pyfunc
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import posixpath
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from vlmvid.artifacts.files import scratch_folder
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -21,8 +22,8 @@ def send_table(client: MlflowClient, run_id: str, name: str, rows: Sequence[Mapp
     tags = client.get_run(run_id).data.tags
     held = None
     if name in [item.path for item in client.list_artifacts(run_id, posixpath.dirname(name) or None)]:
-        with tempfile.TemporaryDirectory() as folder:
-            held = Path(client.download_artifacts(run_id, name, folder)).read_text(encoding="utf-8")
+        with scratch_folder() as folder:
+            held = Path(client.download_artifacts(run_id, name, str(folder))).read_text(encoding="utf-8")
     client.log_text(run_id, merged_table(held, rows), name)
     client.set_tag(run_id, TABLES_TAG, tables_tag(tags.get(TABLES_TAG), name))
 
