@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from vlmvid.errors import EvaluationError
-from vlmvid.evaluation.base import similarity
+from vlmvid.evaluation.cosines import similarity
 from vlmvid.metrics.retrieval import TIES, hit_at_k, rank_of
 from vlmvid.metrics.retrieval_counts import BothCounts, RankCounts, Relevance
 from vlmvid.metrics.retrieval_ndcg import ndcg_at_k

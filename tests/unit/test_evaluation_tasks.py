@@ -14,7 +14,7 @@ from vlmvid.config.evaluation_options import VLM_TASKS
 from vlmvid.config.schema import EvaluateConfig
 from vlmvid.errors import ConfigError, EvaluationError
 from vlmvid.evaluation import TASKS, EvaluationData, TaskResult, evaluate
-from vlmvid.evaluation.base import pair_similarity, similarity
+from vlmvid.evaluation.cosines import pair_similarity, similarity
 from vlmvid.metrics import max_skew_at_k, ndkl, wilson_interval, yes_no_scores
 from vlmvid.metrics.retrieval_tiles import count_both
 from vlmvid.types import Clip, Question
@@ -195,13 +195,28 @@ def test_vqa_by_hand() -> None:
     found = values(result)
     assert found["mcq_accuracy"] == pytest.approx(1 / 3)  # q1 right, q2 tied, q3 wrong
     assert found["mcq_accuracy/chance"] == pytest.approx((1 / 2 + 1 / 2 + 1 / 4) / 3)
-    assert found["mcq_accuracy/majority"] == pytest.approx(2 / 3)  # "red"
+    assert found["mcq_accuracy/majority"] == pytest.approx(2 / 3)  # "red", also where "tied" is right
     assert (found["yes_no_accuracy"], found["yes_no_accuracy/majority"]) == (1.0, 1.0)
     by_id = {sample["question_id"]: sample for sample in result.samples}
     assert by_id["q2"]["tied"] is True and by_id["q2"]["correct"] is False
     assert by_id["q3"]["predicted"] == "blue" and by_id["q3"]["video_id"] == "v2"
     assert by_id["q4"]["best_text"] == "it is red"
     assert "1 open or single-choice questions left out" in result.protocol
+
+
+def test_vqa_majority_is_counted_per_question() -> None:
+    def asked(name: str, text: str, answer: str, *choices: str) -> Question:
+        return Question(question_id=name, kind="mcq", question=text, answer=answer, choices=choices)
+
+    questions = [
+        *(asked(f"c{number}", "colour?", "red", "red", "blue") for number in range(3)),
+        asked("c3", "colour?", "blue", "red", "blue"),
+        asked("s0", "shape?", "star", "star", "ring"),
+        asked("s1", "shape?", "ring", "cross", "ring"),  # among these, "ring" alone was ever right
+    ]
+    texts = {f"{q.question} {choice}": (1, 0) for q in questions for choice in q.choices}
+    found = values(run("vqa", world([clip("v1", questions=questions), clip("v2")], [(1, 0), (0, 1)], texts)))
+    assert found["mcq_accuracy/majority"] == pytest.approx(4 / 6)  # c0 to c2, s1; of "ring" and "star" the first
 
 
 # --- hallucination --------------------------------------------------------------------------------

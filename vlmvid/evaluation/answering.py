@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmvid.errors import EvaluationError
-from vlmvid.evaluation.base import similarity_blocks
+from vlmvid.evaluation.cosines import similarity_blocks
 from vlmvid.evaluation.frame_order import ALL
 from vlmvid.types import Conversation
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from vlmvid.config.schema import EvaluateConfig
 from vlmvid.data.boxes import Box
 from vlmvid.errors import EvaluationError
+from vlmvid.evaluation.cosines import pair_similarity
 from vlmvid.types import Clip, MetricResult, Question
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ V = TypeVar("V")
 
 CLUSTER = "cluster"  # column of samples
 _NORM_TOLERANCE = 1e-3
-_BLOCK_ENTRIES = 1 << 24  # similarities held at once: 64 MiB of float32
 
 
 def _no_alignment(texts: Sequence[str]) -> NDArray[np.float32]:
@@ -150,32 +150,6 @@ class Task(Protocol):
     def __call__(self, data: EvaluationData, config: EvaluateConfig) -> TaskResult:
         """The result, or EvaluationError when `data` lacks what the task reads."""
         ...
-
-
-def similarity(queries: NDArray[np.float32], gallery: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Cosines (Q, G) of normalised rows.
-
-    Summed in float64 and rounded to float32: BLAS adds in another order at the edges of its tiles,
-    and without the rounding two equal rows would differ in the last bit and hide their tie.
-    """
-    product: NDArray[np.float64] = queries.astype(np.float64) @ gallery.astype(np.float64).T
-    return product.astype(np.float32)
-
-
-def pair_similarity(left: NDArray[np.float32], right: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Cosines (N,) of row i of `left` with row i of `right`; rounded like `similarity`."""
-    cosines: NDArray[np.float64] = (left.astype(np.float64) * right.astype(np.float64)).sum(axis=1)
-    return cosines.astype(np.float32)
-
-
-def similarity_blocks(
-    queries: NDArray[np.float32], gallery: NDArray[np.float32]
-) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """`similarity` by blocks of queries that hold about 64 MiB, with the rows of each block."""
-    step = max(1, _BLOCK_ENTRIES // len(gallery))
-    for start in range(0, len(queries), step):
-        rows = slice(start, min(start + step, len(queries)))
-        yield rows, similarity(queries[rows], gallery)
 
 
 def group_by(items: Iterable[V], key: Callable[[V], K]) -> dict[K, list[V]]:

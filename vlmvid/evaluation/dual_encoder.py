@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmvid.errors import ConfigError
-from vlmvid.evaluation.base import EmbedTexts, group_by, pair_similarity, similarity_blocks
+from vlmvid.evaluation.base import EmbedTexts, group_by
+from vlmvid.evaluation.cosines import pair_similarity, similarity_blocks
 from vlmvid.evaluation.prompts import class_embeddings, templates_of
 from vlmvid.evaluation.scoring.base import Benchmark, Item, Media
 from vlmvid.evaluation.scoring.predictions import Predictions

@@ -15,8 +15,8 @@ from vlmvid.evaluation.base import (
     group_by,
     metric_slug,
     missing_input,
-    similarity,
 )
+from vlmvid.evaluation.cosines import similarity
 from vlmvid.metrics import chance_result, mean_result, ranks
 from vlmvid.types import MetricResult
 

@@ -9,16 +9,8 @@ from numpy.typing import NDArray
 
 from vlmvid.config.schema import EvaluateConfig
 from vlmvid.errors import EvaluationError
-from vlmvid.evaluation.base import (
-    EvaluationData,
-    Sample,
-    TaskResult,
-    attribute_label,
-    metric_slug,
-    missing_input,
-    similarity,
-    similarity_blocks,
-)
+from vlmvid.evaluation.base import EvaluationData, Sample, TaskResult, attribute_label, metric_slug, missing_input
+from vlmvid.evaluation.cosines import similarity, similarity_blocks
 from vlmvid.metrics import count_cut_ties, rank_order, ranks
 from vlmvid.metrics.bias import group_gap
 from vlmvid.metrics.bias_groups import GapSpec, gap_results, pair_comparisons, pair_results, ranked_groups

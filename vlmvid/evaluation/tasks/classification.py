@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 
 from vlmvid.config.schema import EvaluateConfig
 from vlmvid.errors import EvaluationError
-from vlmvid.evaluation.base import EvaluationData, Sample, TaskResult, attribute_label, missing_input, similarity
+from vlmvid.evaluation.base import EvaluationData, Sample, TaskResult, attribute_label, missing_input
+from vlmvid.evaluation.cosines import similarity
 from vlmvid.evaluation.prompts import TEMPLATES, class_embeddings
 from vlmvid.metrics.classification import label_places, mean_per_class_result
 from vlmvid.metrics.stats import chance_result, mean_result

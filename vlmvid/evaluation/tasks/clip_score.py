@@ -13,16 +13,8 @@ from numpy.typing import NDArray
 
 from vlmvid.config.schema import EvaluateConfig
 from vlmvid.errors import EvaluationError
-from vlmvid.evaluation.base import (
-    EvaluationData,
-    Sample,
-    TaskResult,
-    clusters_by_clip,
-    missing_input,
-    pair_similarity,
-    similarity,
-    similarity_blocks,
-)
+from vlmvid.evaluation.base import EvaluationData, Sample, TaskResult, clusters_by_clip, missing_input
+from vlmvid.evaluation.cosines import pair_similarity, similarity, similarity_blocks
 from vlmvid.metrics import mean_result
 from vlmvid.metrics.clip_score import PREFIX, clip_score, ref_clip_score
 from vlmvid.types import MetricResult

@@ -7,15 +7,8 @@ from numpy.typing import NDArray
 
 from vlmvid.config.schema import EvaluateConfig
 from vlmvid.errors import EvaluationError
-from vlmvid.evaluation.base import (
-    EvaluationData,
-    Sample,
-    TaskResult,
-    attribute_label,
-    group_by,
-    missing_input,
-    pair_similarity,
-)
+from vlmvid.evaluation.base import EvaluationData, Sample, TaskResult, attribute_label, group_by, missing_input
+from vlmvid.evaluation.cosines import pair_similarity
 from vlmvid.metrics import chance_result, mean_result
 from vlmvid.types import MetricResult
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import numpy as np
 
 from vlmvid.config.schema import EvaluateConfig
@@ -20,6 +18,7 @@ from vlmvid.evaluation.base import (
     missing_input,
     with_clusters,
 )
+from vlmvid.evaluation.vlm_priors import AnswerCounts
 from vlmvid.metrics import chance_result, choice_correct, mean_result
 from vlmvid.types import MetricResult, Question
 
@@ -31,8 +30,8 @@ def run(data: EvaluationData, config: EvaluateConfig) -> TaskResult:
     """Accuracy per kind of question, with the majority answer and guessing as baselines.
 
     The choice whose statement (else ``"{question} {choice}"``) is nearest to the clip is the answer;
-    a tie with the right choice is wrong. The majority baseline always gives the most frequent answer
-    text of the kind, counted on the evaluated questions themselves.
+    a tie with the right choice is wrong. The majority baseline gives the most frequent answer to questions of the same
+    text, counted on the evaluated questions themselves, as `vlm_vqa` does: an oracle.
     """
     questions = [(row, q) for row, clip in enumerate(data.clips) for q in clip.questions if q.task == "vqa"]
     asked = [(row, question) for row, question in questions if question.kind in _KINDS and len(question.choices) > 1]
@@ -48,8 +47,8 @@ def run(data: EvaluationData, config: EvaluateConfig) -> TaskResult:
     protocol = (
         f"VQA by ranking on split {config.split!r}: {len(asked)} questions, {num_stated} through their statements and "
         f"the others as question + choice; {len(questions) - len(asked)} open or single-choice questions left out; "
-        "ties wrong; majority = the most frequent answer of the evaluated questions; intervals clustered "
-        f"{clustering(config)}"
+        "ties wrong; majority = the most frequent answer to the evaluated questions of that text, among the choices: "
+        f"an oracle, right wherever a text stands once; intervals clustered {clustering(config)}"
     )
     return TaskResult("vqa", protocol, tuple(metrics), samples)
 
@@ -58,6 +57,7 @@ def _samples(data: EvaluationData, asked: list[tuple[int, Question]]) -> list[Sa
     scores = choice_scores(data, asked)
     answers = [question.choices.index(question.answer) for _, question in asked]
     correct = choice_correct(scores, answers)
+    counts = AnswerCounts(question for _, question in asked)
     samples: list[Sample] = []
     for (row, question), score, answer, hit in zip(asked, scores, answers, correct, strict=True):
         best = int(score.argmax())
@@ -74,6 +74,7 @@ def _samples(data: EvaluationData, asked: list[tuple[int, Question]]) -> list[Sa
                 "answer_score": float(score[answer]),
                 "best_score": float(score[best]),
                 "best_text": choice_texts(question)[best],
+                "majority_correct": counts.is_right(question),
                 "num_choices": len(question.choices),
                 "attributes": attributes_json(question.attributes),
             }
@@ -83,15 +84,13 @@ def _samples(data: EvaluationData, asked: list[tuple[int, Question]]) -> list[Sa
 
 def _metrics(name: str, samples: list[Sample], config: EvaluateConfig) -> list[MetricResult]:
     clusters = clusters_of(samples)
-    answers = [str(sample["answer"]) for sample in samples]
-    # Of equally frequent answers the first in sorted order, so that file order does not matter.
-    majority = min(Counter(answers).items(), key=lambda item: (-item[1], item[0]))[0]
     chances = 1 / np.array([sample["num_choices"] for sample in samples], dtype=np.float64)
-    correct = np.array([sample["correct"] for sample in samples], dtype=np.bool_)
-    constant = np.array([answer == majority for answer in answers])
+    correct, majority = (
+        np.array([sample[name] for sample in samples], dtype=np.bool_) for name in ("correct", "majority_correct")
+    )
     seed, num_bootstrap = config.seed, config.num_bootstrap
     return [
         mean_result(name, correct, clusters=clusters, seed=seed, num_bootstrap=num_bootstrap),
         chance_result(name, chances),
-        mean_result(f"{name}/majority", constant, clusters=clusters, seed=seed, num_bootstrap=num_bootstrap),
+        mean_result(f"{name}/majority", majority, clusters=clusters, seed=seed, num_bootstrap=num_bootstrap),
     ]
