@@ -6,16 +6,15 @@ Reads the authors' JSON (``images`` with ``id`` and ``file_name``, ``annotations
 
 from __future__ import annotations
 
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import ValidationError
 
 from vlmvid.config.base import Config
 from vlmvid.config.load import validation_message
-from vlmvid.data.base import Dataset, Defect, require_unique_ids
-from vlmvid.data.files import find_root
+from vlmvid.data.annotated import AnnotatedDataset
+from vlmvid.data.base import Defect
 from vlmvid.data.tables import read_annotations
 from vlmvid.errors import DatasetError
 from vlmvid.types import Clip, Split
@@ -36,41 +35,22 @@ class CocoCaptionsOptions(Config):
     val_split: Literal["val", "test"] = "val"
 
 
-class CocoCaptionsDataset(Dataset):
-    """Pictures in the order of the files, captions in theirs; a picture that is not there fails at ingest."""
+class CocoCaptionsDataset(AnnotatedDataset):
+    """Pictures in the order of the files, captions in theirs: one clip per picture, ``FOLDER/NAME``.
+
+    One without a caption that can be used is a defect: ``missing_caption`` or ``broken_caption`` (half of a surrogate
+    pair, which is no UTF-8).
+    """
 
     options_class = CocoCaptionsOptions
     options: CocoCaptionsOptions
 
-    def __init__(self, options: CocoCaptionsOptions) -> None:
-        super().__init__(options)
-        self._root = find_root(options.root, None)
+    def annotation_files(self) -> tuple[str | None, ...]:
+        """Training and validation."""
+        return self.options.train, self.options.val
 
-    def key_config(self) -> dict[str, Any]:
-        """Which file is which split."""
-        return self.options.model_dump(mode="json", exclude={"root"})
-
-    def is_index(self, path: Path) -> bool:
-        """Whether `path` is one of the annotation files."""
-        return path in self._annotations.values()
-
-    def source_files(self) -> dict[str, Path]:
-        """The annotation files and the pictures."""
-        return self._annotations | {clip.video_id: Path(clip.path) for clip in self._read[0]}
-
-    def clips(self, folder: Path) -> tuple[list[Clip], list[Defect]]:
-        """One clip per picture, ``FOLDER/NAME``; one without a caption that can be used is a defect.
-
-        Reason codes are ``missing_caption`` and ``broken_caption`` (half of a surrogate pair, which is no UTF-8).
-        """
-        return list(self._read[0]), list(self._read[1])
-
-    @property
-    def _annotations(self) -> dict[str, Path]:
-        return {name: self._root / name for name in (self.options.train, self.options.val) if name is not None}
-
-    @cached_property
-    def _read(self) -> tuple[list[Clip], list[Defect]]:
+    def read(self) -> tuple[list[Clip], list[Defect]]:
+        """Clips, and what could not become one, split after split."""
         options = self.options
         clips: list[Clip] = []
         defects: list[Defect] = []
@@ -81,7 +61,6 @@ class CocoCaptionsDataset(Dataset):
         for name, folder, split in parts:
             if name is not None:
                 self._read_part(self._root / name, folder, split, (clips, defects))
-        require_unique_ids(clips)
         return clips, defects
 
     def _read_part(self, path: Path, folder: str, split: Split, found: tuple[list[Clip], list[Defect]]) -> None:

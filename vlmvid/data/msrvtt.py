@@ -8,15 +8,15 @@ Reads what CLIP4Clip's users have: ``MSRVTT_data.json`` (``videos``, ``sentences
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from vlmvid.config.base import Config
-from vlmvid.data.base import Dataset, Defect, require_unique_ids
-from vlmvid.data.files import find_root, split_of
+from vlmvid.data.annotated import AnnotatedDataset
+from vlmvid.data.base import Defect
+from vlmvid.data.files import split_of
 from vlmvid.data.tables import read_annotations, read_csv, videos_by_stem
 from vlmvid.errors import DatasetError
 from vlmvid.types import Clip, Split
@@ -48,39 +48,29 @@ class MsrvttOptions(Config):
         return self
 
 
-class MsrvttDataset(Dataset):
-    """Clips in the order of the annotations; a video that is not there is listed and fails at ingest."""
+class MsrvttDataset(AnnotatedDataset):
+    """One clip per video of a split: all its captions, and in 1k-A the one that the list gives.
+
+    A video without any is a defect, ``missing_caption``; one that is not there is listed and fails at ingest.
+    """
 
     options_class = MsrvttOptions
     options: MsrvttOptions
-
-    def __init__(self, options: MsrvttOptions) -> None:
-        super().__init__(options)
-        self._root = find_root(options.root, None)
 
     def key_config(self) -> dict[str, Any]:
         """How validation videos are drawn; the rest is in the annotation files, which are sources."""
         return self.options.model_dump(mode="json", include={"val_fraction", "seed"})
 
-    def is_index(self, path: Path) -> bool:
-        """Whether `path` is one of the annotation files."""
-        return path in self._annotations.values()
+    def annotation_files(self) -> tuple[str | None, ...]:
+        """The JSON file and the lists of a split."""
+        return self.options.annotations, self.options.train_list, self.options.test_list
 
-    def source_files(self) -> dict[str, Path]:
-        """The annotation files and the video of every clip."""
-        return self._annotations | {Path(clip.path).name: Path(clip.path) for clip in self._read[0]}
+    def source_name(self, clip: Clip) -> str:
+        """The video's file name."""
+        return Path(clip.path).name
 
-    def clips(self, folder: Path) -> tuple[list[Clip], list[Defect]]:
-        """One clip per video of a split: all its captions, and in 1k-A the one that the list gives."""
-        return list(self._read[0]), list(self._read[1])
-
-    @property
-    def _annotations(self) -> dict[str, Path]:
-        names = (self.options.annotations, self.options.train_list, self.options.test_list)
-        return {name: self._root / name for name in names if name is not None}
-
-    @cached_property
-    def _read(self) -> tuple[list[Clip], list[Defect]]:
+    def read(self) -> tuple[list[Clip], list[Defect]]:
+        """Clips, and what could not become one, in the order of the lists."""
         path = self._root / self.options.annotations
         values = read_annotations(path, dict)
         try:
@@ -116,7 +106,6 @@ class MsrvttDataset(Dataset):
                     attributes={"source": source},
                 )
             )
-        require_unique_ids(clips)
         return clips, defects
 
     def _splits(self, videos: Mapping[str, Mapping[str, Any]]) -> dict[str, tuple[Split, str]]:

@@ -9,13 +9,12 @@ that a report can say how many are left.
 from __future__ import annotations
 
 import re
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 from vlmvid.config.base import Config
-from vlmvid.data.base import Dataset, Defect, require_unique_ids
-from vlmvid.data.files import find_root
+from vlmvid.data.annotated import AnnotatedDataset
+from vlmvid.data.base import Defect
 from vlmvid.data.tables import read_annotations, read_ids, videos_by_stem
 from vlmvid.errors import DatasetError
 from vlmvid.types import Clip, Split
@@ -39,31 +38,14 @@ class VatexOptions(Config):
     language: Literal["en", "zh"] = "en"
 
 
-class VatexDataset(Dataset):
-    """Clips in the order of the files: training, validation, test."""
+class VatexDataset(AnnotatedDataset):
+    """Clips in the order of the files: training, validation, test; those with a caption in the language asked for.
+
+    Defects are ``missing_caption`` and ``empty_window``.
+    """
 
     options_class = VatexOptions
     options: VatexOptions
-
-    def __init__(self, options: VatexOptions) -> None:
-        super().__init__(options)
-        self._root = find_root(options.root, None)
-
-    def key_config(self) -> dict[str, Any]:
-        """The language, and which file is which split."""
-        return self.options.model_dump(mode="json", exclude={"root"})
-
-    def is_index(self, path: Path) -> bool:
-        """Whether `path` is one of the annotation files."""
-        return path in self._annotations.values()
-
-    def source_files(self) -> dict[str, Path]:
-        """The annotation files and the video of every clip."""
-        return self._annotations | {Path(clip.path).name: Path(clip.path) for clip in self._read[0]}
-
-    def clips(self, folder: Path) -> tuple[list[Clip], list[Defect]]:
-        """One clip per annotated video with a caption in the language asked for."""
-        return list(self._read[0]), list(self._read[1])
 
     @property
     def _files(self) -> dict[Split, str]:
@@ -72,13 +54,16 @@ class VatexDataset(Dataset):
         named: dict[Split, str | None] = {"train": options.train, "val": options.val, "test": test}
         return {split: name for split, name in named.items() if name is not None}
 
-    @property
-    def _annotations(self) -> dict[str, Path]:
-        names = [*self._files.values(), *([self.options.test_list] if self.options.test_list else [])]
-        return {name: self._root / name for name in names}
+    def annotation_files(self) -> tuple[str | None, ...]:
+        """Those of the splits, and the list of test ids."""
+        return *self._files.values(), self.options.test_list
 
-    @cached_property
-    def _read(self) -> tuple[list[Clip], list[Defect]]:
+    def source_name(self, clip: Clip) -> str:
+        """The video's file name: several clips may be of one video."""
+        return Path(clip.path).name
+
+    def read(self) -> tuple[list[Clip], list[Defect]]:
+        """Clips, and what could not become one, split after split."""
         videos = videos_by_stem(self._root)
         test_ids = set(read_ids(self._root / self.options.test_list)) if self.options.test_list else set[str]()
         clips: list[Clip] = []
@@ -100,7 +85,6 @@ class VatexDataset(Dataset):
                 f"{self.options.test_list} names {len(strangers)} ids that {self.options.val} lacks, e.g. "
                 f"{min(strangers)}; take the list of this file"
             )
-        require_unique_ids(clips)
         return clips, defects
 
     def _clip(self, entry: Any, split: Split, where: str, videos: dict[str, Path]) -> Clip | Defect:

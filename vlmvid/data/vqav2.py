@@ -9,15 +9,14 @@ Reads the authors' files: questions (``data_subtype``, ``questions`` with ``ques
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
 from vlmvid.config.base import Config
-from vlmvid.data.base import Dataset, Defect, require_unique_ids
-from vlmvid.data.files import find_root
+from vlmvid.data.annotated import AnnotatedDataset
+from vlmvid.data.base import Defect
 from vlmvid.data.probes import YES_NO
 from vlmvid.data.tables import read_annotations
 from vlmvid.errors import DatasetError
@@ -48,40 +47,22 @@ class Vqav2Options(Config):
         return self
 
 
-class Vqav2Dataset(Dataset):
-    """Pictures in the order in which questions first name them; one that is not there fails at ingest."""
+class Vqav2Dataset(AnnotatedDataset):
+    """Pictures in the order in which questions first name them, each a clip with all its questions.
+
+    A question without an answer or words is a defect of its own, ``missing_answer``, named by its id.
+    """
 
     options_class = Vqav2Options
     options: Vqav2Options
 
-    def __init__(self, options: Vqav2Options) -> None:
-        super().__init__(options)
-        self._root = find_root(options.root, None)
-
-    def key_config(self) -> dict[str, Any]:
-        """Which file is which split."""
-        return self.options.model_dump(mode="json", exclude={"root"})
-
-    def is_index(self, path: Path) -> bool:
-        """Whether `path` is one of the questions' or annotations' files."""
-        return path in self._annotations.values()
-
-    def source_files(self) -> dict[str, Path]:
-        """Questions, annotations and the pictures."""
-        return self._annotations | {clip.video_id: Path(clip.path) for clip in self._read[0]}
-
-    def clips(self, folder: Path) -> tuple[list[Clip], list[Defect]]:
-        """One clip per picture; a question without an answer or words is a defect of its own, named by its id."""
-        return list(self._read[0]), list(self._read[1])
-
-    @property
-    def _annotations(self) -> dict[str, Path]:
+    def annotation_files(self) -> tuple[str | None, ...]:
+        """Questions and annotations."""
         options = self.options
-        names = (options.train_questions, options.train_annotations, options.val_questions, options.val_annotations)
-        return {name: self._root / name for name in names if name is not None}
+        return options.train_questions, options.train_annotations, options.val_questions, options.val_annotations
 
-    @cached_property
-    def _read(self) -> tuple[list[Clip], list[Defect]]:
+    def read(self) -> tuple[list[Clip], list[Defect]]:
+        """Clips, and what could not become one, split after split."""
         options = self.options
         parts: tuple[tuple[str | None, str | None, Split], ...] = (
             (options.train_questions, options.train_annotations, "train"),
@@ -92,7 +73,6 @@ class Vqav2Dataset(Dataset):
         for questions, answers, split in parts:
             if questions is not None and answers is not None:
                 self._read_part(self._root / questions, self._root / answers, split, (clips, defects))
-        require_unique_ids(clips)
         return clips, defects
 
     def _read_part(
