@@ -6,9 +6,10 @@ Light until a stage runs: torch, MLflow and the video readers are imported where
 from vlmvid.pipeline.preflight import check_training_clips, preflight
 from vlmvid.pipeline.request import RunRequest, ShardJob, ShardReport, make_request
 from vlmvid.pipeline.runners import RunnerChoice, runner_choice
-from vlmvid.pipeline.session import StageTicket, join_run, pipeline_run, stage_run, stage_ticket
+from vlmvid.pipeline.session import StageTicket, join_run, note_origin, pipeline_run, run_links, stage_run, stage_ticket
 from vlmvid.pipeline.stages import SHARDED_STAGES, STAGES, is_transient
 from vlmvid.pipeline.summary import summarise, summary_markdown, summary_text
+from vlmvid.tracking import owner_ended
 
 __all__ = [
     "SHARDED_STAGES",
@@ -21,9 +22,12 @@ __all__ = [
     "is_transient",
     "join_run",
     "make_request",
+    "note_origin",
+    "owner_ended",
     "pipeline_run",
     "check_training_clips",
     "preflight",
+    "run_links",
     "runner_choice",
     "stage_run",
     "stage_ticket",

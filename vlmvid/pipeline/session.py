@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from vlmvid.artifacts import ArtifactRef, KeyParts
@@ -13,7 +13,7 @@ from vlmvid.config.schema import StageName
 from vlmvid.errors import StageError
 from vlmvid.pipeline.context import RunContext, open_context
 from vlmvid.pipeline.request import RunRequest, recipe_json
-from vlmvid.tracking.base import StageRun
+from vlmvid.tracking.base import StageRun, status_of
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 def pipeline_run(request: RunRequest) -> Iterator[RunContext]:
     """The parent run around stages; reopened when the same pipeline runs again, a no-op when nested.
 
-    An exception marks the run FAILED; an interruption (Ctrl-C, SIGTERM) marks it KILLED.
+    An exception marks the run FAILED; an interruption or a cancellation (Ctrl-C, SIGTERM) marks it KILLED.
     """
     context = open_context(request)
     if context.is_running:
@@ -39,11 +39,8 @@ def pipeline_run(request: RunRequest) -> Iterator[RunContext]:
     context.is_running = True
     try:
         yield context
-    except Exception:
-        context.tracker.finish("FAILED")
-        raise
-    except BaseException:
-        context.tracker.finish("KILLED")
+    except BaseException as error:
+        context.tracker.finish(status_of(error))
         raise
     finally:
         context.is_running = False
@@ -59,6 +56,23 @@ def stage_run(request: RunRequest, stage: StageName) -> Iterator[ArtifactRef | N
     """
     with pipeline_run(request) as context:
         yield from _stage(context, stage)
+
+
+def note_origin(request: RunRequest, tags: Mapping[str, str]) -> None:
+    """What an orchestrator calls its run, e.g. ``prefect.flow_run_id``, as tags in the tracking service.
+
+    They are put on the pipeline's run, at once if it is open, and on every stage's run that this process opens until
+    the pipeline ends. A stage that is only reused keeps the tags of the run that computed it.
+    """
+    open_context(request).tracker.note_origin(tags)
+
+
+def run_links(request: RunRequest) -> dict[str, str]:
+    """Where a browser finds the runs of this process: ``pipeline``, and each stage that was opened so far.
+
+    Without those that the tracking service has not answered for; empty when it has no pages, as a database has none.
+    """
+    return open_context(request).tracker.links()
 
 
 class StageTicket(Config):

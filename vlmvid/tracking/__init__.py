@@ -2,6 +2,7 @@
 
 from vlmvid.tracking.base import NullTracker, RegisteredModel, RunStatus, StageRun, Tracker
 from vlmvid.tracking.opening import open_tracker, resolve_tracking_uri
+from vlmvid.tracking.owner import owner_ended
 
 __all__ = [
     "NullTracker",
@@ -10,5 +11,6 @@ __all__ = [
     "StageRun",
     "Tracker",
     "open_tracker",
+    "owner_ended",
     "resolve_tracking_uri",
 ]

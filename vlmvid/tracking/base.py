@@ -12,6 +12,15 @@ from vlmvid.errors import TrackingError
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
+# A cancelled flow or future says so with an ordinary exception; those of Prefect are known here by name alone.
+_CANCELLATIONS = {"CancelledError", "CancelledRun"}
+
+
+def status_of(error: BaseException) -> RunStatus:
+    """How a run ends that `error` left: KILLED for an interrupt, a termination or a cancellation, else FAILED."""
+    cancelled = not isinstance(error, Exception) or type(error).__name__ in _CANCELLATIONS
+    return "KILLED" if cancelled else "FAILED"
+
 
 @dataclass(frozen=True, slots=True)
 class RegisteredModel:
@@ -76,8 +85,7 @@ class Tracker(Protocol):
 
         ``"STAGE/PART"`` is a part of a stage: its run is a child of that stage's run, if that is open.
 
-        Leaving the block ends the run as FINISHED, with an `Exception` as FAILED, with any other
-        `BaseException` (an interrupt, a cancellation) as KILLED; the exception goes on.
+        Leaving the block ends the run as FINISHED, with an exception as `status_of` says; the exception goes on.
         """
 
     def register(
@@ -94,6 +102,15 @@ class Tracker(Protocol):
 
         Raises:
             TrackingError: the registry refused or did not answer; nothing is half registered.
+        """
+
+    def note_origin(self, tags: Mapping[str, str]) -> None:
+        """Put `tags` on the parent run, if it is open, and on the runs that are opened until `finish`."""
+
+    def links(self) -> dict[str, str]:
+        """Addresses of the latest pipeline's runs for a browser: of the parent as ``pipeline``, of stages by name.
+
+        Without those that are not open yet, and empty where the service has no pages.
         """
 
     def finish(self, status: RunStatus) -> None:
@@ -163,6 +180,13 @@ class NullTracker:
             f"cannot register {model_name!r}: tracking.enabled is false, so there is no model registry; "
             "set tracking.enabled to true or remove the 'register' section"
         )
+
+    def note_origin(self, tags: Mapping[str, str]) -> None:
+        """Record nothing."""
+
+    def links(self) -> dict[str, str]:
+        """Always empty."""
+        return {}
 
     def finish(self, status: RunStatus) -> None:
         """Record nothing."""

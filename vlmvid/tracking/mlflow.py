@@ -14,21 +14,27 @@ from pathlib import Path
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.tracking import MlflowClient
 
+from vlmvid.artifacts.digests import sha256_text
 from vlmvid.errors import TrackingError
+from vlmvid.tracking.backend import OpenRun, RunSpec
 from vlmvid.tracking.base import RegisteredModel, StageRun
 from vlmvid.tracking.environment import code_tags, file_bytes
 from vlmvid.tracking.filters import in_batches, tags_filter
 from vlmvid.tracking.mlflow_calls import mlflow_calls, new_client
 from vlmvid.tracking.mlflow_registry import register_model
 from vlmvid.tracking.outage import Refused, Unreachable, probe, without_password
+from vlmvid.tracking.owner import HOST_TAG, owner_state, owner_tags
 from vlmvid.tracking.spool import Record
-from vlmvid.tracking.spooled import OpenRun, RunSpec, SpooledTracker
+from vlmvid.tracking.spooled_tracker import SpooledTracker
 from vlmvid.tracking.tables import send_table
 
 _PARENT = "mlflow.parentRunId"
 _MAX_DIGEST_CHARS = 36
 _SHORT_SECONDS = 5
 _UPLOAD_BYTES_PER_SECOND = 2_000_000
+_LARGE_BYTES = 10_000_000
+_OLDEST_FIRST = ["attributes.start_time ASC"]
+PAGES_VARIABLE = "VLMVID_MLFLOW_PAGES"
 
 
 class MlflowBackend:
@@ -36,6 +42,7 @@ class MlflowBackend:
 
     def __init__(self, uri: str, experiment: str, artifact_location: str | None) -> None:
         self.uri = uri
+        self.scope = sha256_text(f"{without_password(uri)} {experiment}")[:16]
         self._experiment = experiment
         self._artifact_location = artifact_location
         self._experiment_id: str | None = None
@@ -56,8 +63,15 @@ class MlflowBackend:
         with mlflow_calls(_SHORT_SECONDS):
             client = self.client()
             identity = {**spec.identity, **({_PARENT: parent_id} if parent_id else {})}
-            found = client.search_runs([self._experiment_of(client)], tags_filter(identity), max_results=1)
-            return self._reopen(client, found[0], spec) if found else self._create(client, spec, identity)
+            found = self._found(client, identity)
+            if found is None:
+                created = self._create(client, spec, identity)
+                # Nothing keeps two processes from creating the same run at once; the older one is the one.
+                found = self._found(client, identity)
+                if found is None or found.info.run_id == created.run_id:
+                    return created
+                client.delete_run(created.run_id)
+            return self._reopen(client, found, spec)
 
     def send(self, run: OpenRun, records: list[Record]) -> list[str]:
         """Record everything; the order within a batch does not matter, except that the status is last."""
@@ -65,24 +79,50 @@ class MlflowBackend:
         if unknown:
             raise Refused(f"unknown kinds of record: {unknown}")
         size = sum(file_bytes(Path(record["path"])) for record in records if record["kind"] == "file")
+        if size > _LARGE_BYTES:
+            self.check()  # a service that hangs should not hold us for as long as the file may take
         with mlflow_calls(_SHORT_SECONDS + size // _UPLOAD_BYTES_PER_SECOND):
             client = self.client()
             left_out = _send_values(client, run, records)
             for record in records:
                 _send_item(client, run.run_id, record)
             status = [record for record in records if record["kind"] == "status"]
-            if status and not run.settled:
+            if status and not run.settled and _may_end(client, run, status[-1]["status"]):
                 client.set_terminated(run.run_id, status[-1]["status"], end_time=status[-1]["end_time_ms"])
         return left_out
 
+    def close(self, run: OpenRun) -> None:
+        """End `run` as KILLED if it is still running and its owner has ended."""
+        with mlflow_calls(_SHORT_SECONDS):
+            client = self.client()
+            now = client.get_run(run.run_id)
+            if now.info.status == "RUNNING" and _is_left(now, by_us=False):
+                client.set_terminated(run.run_id, "KILLED")
+
     def close_children(self, parent_id: str) -> None:
-        """End children that a killed process left running."""
+        """End children that an ended process left running; this process has none any more."""
         with mlflow_calls(_SHORT_SECONDS):
             client = self.client()
             where = f"{tags_filter({_PARENT: parent_id})} and attributes.status = 'RUNNING'"
             for run in client.search_runs([self._experiment_of(client)], where):
-                self.close_children(run.info.run_id)
-                client.set_terminated(run.info.run_id, "KILLED")
+                if _is_left(run, by_us=True):
+                    self.close_children(run.info.run_id)
+                    client.set_terminated(run.info.run_id, "KILLED")
+
+    def page(self, run_id: str) -> str | None:
+        """The run's page of MLflow's own; of a server at ``http(s)://``, without user and password.
+
+        VLMVID_MLFLOW_PAGES is the server's address for browsers, where that is another than for programs.
+        """
+        base = without_password(os.environ.get(PAGES_VARIABLE) or self.uri).rstrip("/")
+        if not base.startswith(("http://", "https://")) or self._experiment_id is None:
+            return None
+        return f"{base}/#/experiments/{self._experiment_id}/runs/{run_id}"
+
+    def _found(self, client: MlflowClient, identity: Mapping[str, str]) -> Run | None:
+        where = tags_filter(identity)
+        found = client.search_runs([self._experiment_of(client)], where, max_results=1, order_by=_OLDEST_FIRST)
+        return found[0] if found else None
 
     def _experiment_of(self, client: MlflowClient) -> str:
         if self._experiment_id is None:
@@ -101,19 +141,26 @@ class MlflowBackend:
 
     def _create(self, client: MlflowClient, spec: RunSpec, identity: Mapping[str, str]) -> OpenRun:
         tags = {**spec.tags, **identity}
+        if not spec.replayed:
+            tags |= owner_tags()
         if _PARENT in identity:
             tags |= self._reuse_tags(client, spec)
         run = client.create_run(self._experiment_of(client), tags=tags, run_name=spec.name)
         return OpenRun(run.info.run_id)
 
     def _reopen(self, client: MlflowClient, run: Run, spec: RunSpec) -> OpenRun:
-        run_id = run.info.run_id
+        run_id, tags = run.info.run_id, run.data.tags
+        is_running = run.info.status == "RUNNING"
         settled = run.info.status == "FINISHED" and not spec.computed
-        if not settled:
+        owned = not (is_running and owner_state(tags) == "running")
+        if not settled and not spec.replayed:
+            new_tags = owner_tags() if owned else {}
+            if not spec.computed and run.info.status in ("FAILED", "KILLED"):
+                new_tags |= self._reuse_tags(client, spec, run_id)
+            # Before the status: who looks for runs without an owner should not find this one.
+            if new_tags:
+                client.log_batch(run_id, tags=[RunTag(*item) for item in new_tags.items()], synchronous=True)
             client.update_run(run_id, status="RUNNING")
-        if not spec.computed and run.info.status in ("FAILED", "KILLED"):
-            for key, value in self._reuse_tags(client, spec).items():
-                client.set_tag(run_id, key, value)
         values = dict(run.data.metrics)
         return OpenRun(
             run_id,
@@ -121,15 +168,36 @@ class MlflowBackend:
             values=values,
             last_steps={key: max(m.step for m in client.get_metric_history(run_id, key)) for key in values},
             settled=settled,
+            owned=owned,
         )
 
-    def _reuse_tags(self, client: MlflowClient, spec: RunSpec) -> dict[str, str]:
-        """Whether the stage was computed here and, if not, which run did it."""
+    def _reuse_tags(self, client: MlflowClient, spec: RunSpec, own_id: str | None = None) -> dict[str, str]:
+        """Whether the stage was computed in its run and, if not, which other run did it."""
         if spec.computed:
             return {"vlmvid.cached": "false"}
         where = tags_filter({**spec.identity, "vlmvid.cached": "false"})
-        producers = client.search_runs([self._experiment_of(client)], where, max_results=1)
-        return {"vlmvid.cached": "true", **({"vlmvid.produced_by": producers[0].info.run_id} if producers else {})}
+        producers = client.search_runs([self._experiment_of(client)], where, max_results=2)
+        others = [run.info.run_id for run in producers if run.info.run_id != own_id]
+        if own_id is not None and producers and not others:
+            return {}  # it made the result and was ended before it could say so
+        return {"vlmvid.cached": "true", **({"vlmvid.produced_by": others[0]} if others else {})}
+
+
+def _may_end(client: MlflowClient, run: OpenRun, status: str) -> bool:
+    """May this process end `run`? Not while another process that runs has it open too, and FINISHED stays so."""
+    if run.owned:
+        return True
+    now = client.get_run(run.run_id)
+    if now.info.status == "RUNNING":
+        return owner_state(now.data.tags) != "running"
+    return now.info.status != "FINISHED" or status == "FINISHED"
+
+
+def _is_left(run: Run, *, by_us: bool) -> bool:
+    """Has the process ended that had `run` open? `by_us`: a run of this process counts as left."""
+    tags = run.data.tags
+    state = owner_state(tags)
+    return HOST_TAG not in tags or state == "ended" or (by_us and state == "this")
 
 
 class MlflowTracker(SpooledTracker):
@@ -148,7 +216,7 @@ class MlflowTracker(SpooledTracker):
     def __init__(self, uri: str, experiment: str, spool_folder: Path, artifact_location: str | None = None) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         self._mlflow = MlflowBackend(uri, experiment, artifact_location)
-        super().__init__(self._mlflow, f"{uri} {experiment}", spool_folder, code_tags())
+        super().__init__(self._mlflow, spool_folder, code_tags())
 
     def register(
         self,
@@ -175,11 +243,7 @@ class MlflowTracker(SpooledTracker):
 
 def _send_values(client: MlflowClient, run: OpenRun, records: list[Record]) -> list[str]:
     """Send metrics, parameters and tags; returns the parameters whose first value stands."""
-    metrics = [
-        Metric(r["key"], r["value"], r["timestamp_ms"], r["step"] or 0)
-        for r in records
-        if r["kind"] == "metric" and not run.recorded_before(r)
-    ]
+    points = run.new_points(records)
     params: dict[str, str] = {}
     left_out = []
     for record in (r for r in records if r["kind"] == "param"):
@@ -192,8 +256,10 @@ def _send_values(client: MlflowClient, run: OpenRun, records: list[Record]) -> l
                 "is left out"
             )
     tags = {r["key"]: r["value"] for r in records if r["kind"] == "tag"}
-    if metrics:
+    if points:
+        metrics = [Metric(p["key"], p["value"], p["timestamp_ms"], p["step"] or 0) for p in points]
         client.log_batch(run.run_id, metrics=metrics, synchronous=True)
+        run.recorded(points)
     for part in in_batches(params):
         client.log_batch(run.run_id, params=[Param(*item) for item in part], synchronous=True)
     for part in in_batches(tags):

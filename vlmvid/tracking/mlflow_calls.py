@@ -14,8 +14,7 @@ from mlflow.tracking import MlflowClient
 
 from vlmvid.errors import TrackingError
 from vlmvid.tracking.environment import environment
-from vlmvid.tracking.outage import Refused, Unreachable
-from vlmvid.tracking.spooled import RunVanished
+from vlmvid.tracking.outage import Refused, RunVanished, Unreachable, without_passwords
 
 # MLflow would write addresses to stdout, which belongs to --json, and bars to stderr.
 _QUIET_SETTINGS = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
@@ -44,13 +43,13 @@ def mlflow_calls(timeout_seconds: float | None) -> Iterator[None]:
         raise _translated(error) from error
     except Exception as error:
         # The HTTP, database and object-store libraries below MLflow each raise their own kinds.
-        raise Unreachable(f"{type(error).__name__}: {error}") from error
+        raise Unreachable(without_passwords(f"{type(error).__name__}: {error}")) from error
     finally:
         _CALLS.release()
 
 
 def _translated(error: MlflowException) -> TrackingError:
-    text = str(error).split("\n")[0][:500]
+    text = without_passwords(str(error).split("\n")[0])[:500]  # MLflow's messages hold the address as it was given
     if error.error_code == "RESOURCE_DOES_NOT_EXIST":
         return RunVanished(text)
     return Refused(text) if error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST") else Unreachable(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import socket
 import sqlite3
 import time
@@ -18,11 +19,17 @@ from vlmvid.errors import TrackingError
 PROBE_TIMEOUT_SECONDS = 3.0
 FIRST_PAUSE_SECONDS = 30.0
 LONGEST_PAUSE_SECONDS = 600.0
+# What stands between an address's scheme and its host; a password may hold a slash or a space, but then has no "@".
+_CREDENTIALS = re.compile(r"([a-z][a-z0-9+.-]*://)[^@/?#\s'\"]*@", re.IGNORECASE)
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
 class Unreachable(TrackingError):
     """The service did not answer or failed by itself; the same request may succeed later."""
+
+
+class RunVanished(Unreachable):
+    """The run that was open is not there any more; it is looked for again."""
 
 
 class Refused(TrackingError):
@@ -125,3 +132,8 @@ def without_password(uri: str) -> str:
     if parts.username is None and parts.password is None:
         return uri
     return parts._replace(netloc=f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)).geturl()
+
+
+def without_passwords(text: str) -> str:
+    """`text` without the users and passwords of the addresses in it; libraries put addresses into their messages."""
+    return _CREDENTIALS.sub(r"\1", text)

@@ -10,6 +10,7 @@ service recognises as the same points.
 from __future__ import annotations
 
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ Record = dict[str, Any]
 class Spool:
     """The waiting records of one run.
 
-    One process at a time writes a spool (the stage's own lock sees to that); threads may share it.
+    One process at a time writes a spool (`vlmvid.tracking.spool_claim` sees to that); threads may share it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,6 +34,22 @@ class Spool:
             self._sent_path.unlink(missing_ok=True)
         self._sent = self._read_sent()
         self._end = self._drop_torn_line()
+
+    @property
+    def is_new(self) -> bool:
+        """Has nothing been written since it was made, or since it was last sent completely?"""
+        with self._lock:
+            self._notice_removal()
+            return self._end == 0
+
+    def first(self) -> Record | None:
+        """The first record, sent or not; None when there is none."""
+        with self._lock:
+            self._notice_removal()
+            if self._end == 0:
+                return None
+            with self.path.open("rb") as file:
+                return _parse(file.readline())
 
     def append(self, records: list[Record]) -> None:
         """Write `records` behind the others; raises OSError when the disk refuses."""
@@ -88,10 +105,10 @@ class Spool:
         """Cut what a killed process left of its last line; returns the file's end."""
         if not self.path.exists():
             return 0
-        with self.path.open("r+b") as file:
-            data = file.read()
-            end = data.rfind(b"\n") + 1
-            file.truncate(end)
+        data = self.path.read_bytes()
+        end = data.rfind(b"\n") + 1
+        if end < len(data):
+            os.truncate(self.path, end)
         return end
 
 
