@@ -173,6 +173,12 @@ def open_mirror(uri: str) -> Mirror:
         objects.delete(probe)
     except ArtifactError as error:
         raise ConfigError(f"VLMVID_HOME={uri!r} is not writable: {error}") from error
+    return mirror_of(uri)
+
+
+def mirror_of(uri: str) -> Mirror:
+    """The shared store at `uri` and its local folder, without a look at either; raises ConfigError as `Objects`."""
+    uri = uri.rstrip("/")
     words = re.sub(r"[^A-Za-z0-9.-]+", "-", uri)[-60:].strip("-")
     return Mirror(Objects(uri), cache_folder() / f"{words}-{sha256_text(uri)[:12]}")
 

@@ -6,7 +6,8 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -83,6 +84,48 @@ class Objects:
             return {str(path).rstrip("/").rpartition("/")[2] for path in listed}
 
         return self._try(f"list {folder}/", work)
+
+    def find(self, folder: str) -> dict[str, tuple[int, float]]:
+        """Size in bytes and time of writing (Unix seconds) of every object below `folder`, at any depth, by name."""
+
+        def work() -> dict[str, tuple[int, float]]:
+            try:
+                listed: dict[str, dict[str, Any]] = self._files.find(self._at(folder), detail=True)
+            except FileNotFoundError:
+                return {}
+            root = f"{self._root.rstrip('/')}/"
+            return {path.removeprefix(root): (int(info["size"]), _written(info)) for path, info in listed.items()}
+
+        return self._try(f"list all of {folder}/", work)
+
+    def unfinished_uploads(self) -> dict[tuple[str, str], float]:
+        """When each upload in parts that was never completed began (Unix seconds), by name and the store's id of it.
+
+        S3 keeps their parts, and lists them nowhere else; other protocols have none.
+        """
+        if not hasattr(self._files, "call_s3"):
+            return {}
+        bucket, _, root = self._root.strip("/").partition("/")
+        prefix = f"{root}/" if root else ""
+
+        def work() -> dict[tuple[str, str], float]:
+            found = self._files.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=prefix).get("Uploads", [])
+            return {(u["Key"].removeprefix(prefix), u["UploadId"]): u["Initiated"].timestamp() for u in found}
+
+        return self._try("list unfinished uploads", work)
+
+    def abort_upload(self, name: str, upload_id: str) -> None:
+        """Drop the parts of an upload that was never completed."""
+        bucket, _, root = self._root.strip("/").partition("/")
+        key = f"{root}/{name}" if root else name
+
+        def work() -> None:
+            try:
+                self._files.call_s3("abort_multipart_upload", Bucket=bucket, Key=key, UploadId=upload_id)
+            except FileNotFoundError:
+                return
+
+        self._try(f"abort the upload of {name}", work)
 
     def read(self, name: str) -> bytes | None:
         """The bytes of a small object; None when there is none."""
@@ -174,6 +217,15 @@ class Objects:
 
 class DamagedObject(MissingResult):
     """An object's bytes are not those that its manifest names."""
+
+
+def _written(info: Mapping[str, Any]) -> float:
+    """When an object was written, as the protocol says it; now where it does not."""
+    value = next((info[name] for name in ("LastModified", "mtime", "updated", "last_modified") if name in info), None)
+    value = info.get("created") if value is None else value
+    if isinstance(value, datetime):
+        return value.timestamp()
+    return float(value) if isinstance(value, int | float) else time.time()
 
 
 def may_pass(error: BaseException) -> bool:

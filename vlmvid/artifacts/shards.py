@@ -104,6 +104,12 @@ class ClipStore:
                     found[key] = place
             return found
 
+    def manifests(self) -> dict[str, ShardManifest]:
+        """What every whole shard holds, by the shard's name."""
+        with self._looking:
+            self.refresh()
+            return dict(self._manifests)
+
     def refresh(self) -> None:
         """Notice shards that other writers added and forget those that are gone."""
         with self._looking:

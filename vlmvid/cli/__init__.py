@@ -2,7 +2,7 @@
 
 Results go to stdout, logs and progress bars to stderr. Exit codes: 0 done, 1 the work failed,
 2 bad usage or config. `recipes` has the commands that take a recipe, `models` those that take a model,
-`files` those that take files alone.
+`files` those that take files alone, `upkeep` those that look after a store.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from vlmvid.cli.files import add_file_commands
 from vlmvid.cli.models import add_model_commands
 from vlmvid.cli.recipes import add_recipe_commands
+from vlmvid.cli.upkeep import add_upkeep_commands
 from vlmvid.errors import ConfigError, VlmvidError
 
 __all__ = ["main"]
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     add_recipe_commands(commands)
     add_model_commands(commands)
     add_file_commands(commands)
+    add_upkeep_commands(commands)
     return parser
 
 

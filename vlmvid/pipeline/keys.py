@@ -70,6 +70,11 @@ PIECES: dict[str, dict[str, str]] = {
 }
 
 
+def packet_index_code() -> str:
+    """Digest of the code that reads packet indexes."""
+    return combined_digest(code_closure(("vlmvid.video.gop.frame_source",))[0], {})[:12]
+
+
 class StageKeys:
     """Key parts of every stage, from the recipe, the source files and the code as they are now."""
 
@@ -191,8 +196,8 @@ class StageKeys:
 
     @cached_property
     def packet_index_code(self) -> str:
-        """Digest of the code that reads packet indexes: part of the name under which one is kept."""
-        return combined_digest(code_closure(("vlmvid.video.gop.frame_source",))[0], {})[:12]
+        """Part of the name under which a packet index is kept."""
+        return packet_index_code()
 
     def _hash_file(self, path: Path) -> str:
         return self._store.digests.digest(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from vlmvid.artifacts import Store, hash_json, open_store
@@ -83,7 +84,10 @@ def request_of(recipe: Recipe, store: Store, *, retry_failed: bool = False, veri
     # JSON is YAML. Its keys stay in the order of the recipe: training stages run in it.
     text = json.dumps(recipe_json(recipe), indent=2, ensure_ascii=False) + "\n"
     path = store.home / "recipes" / f"{recipe.name}-{hash_json(text)[:12]}.yaml"
-    if not path.exists():
+    if path.exists():
+        with suppress(PermissionError):  # it is another user's
+            os.utime(path)  # `vlmvid gc` tells by it which variant of a recipe was asked for last
+    else:
         write_bytes(path, text.encode())
     store.share(path)
     return RunRequest(recipe=store.address(path), home=store.uri, retry_failed=retry_failed, verify=verify)
