@@ -41,6 +41,7 @@ if not __package__:  # run as a script
 from scripts.processes import Processes, Service, ServiceError, answers, as_user, free_ports, listens, send  # noqa: E402
 
 BUCKET = "vlmvid"
+POOLS = ("cpu-decode", "gpu-encode", "gpu-train")  # those of prefect.yaml
 MLFLOW_DATABASE = "postgresql+psycopg2:///mlflow"  # host, user and password come from PGHOST, PGUSER, PGPASSWORD
 STEERING = ("VLMVID_", "PREFECT_", "MLFLOW_", "AWS_", "PG", "REDIS")  # what services must not get from the caller
 
@@ -68,7 +69,7 @@ class Cluster:
     The processes end when the thread that started them ends, however it ends.
     """
 
-    def __init__(self, folder: Path, *, pools: Sequence[str] = ("cpu-decode",)) -> None:
+    def __init__(self, folder: Path, *, pools: Sequence[str] = POOLS) -> None:
         self.folder = folder.resolve()
         self._pools = tuple(pools)
         self._secrets = _Secrets()
@@ -193,7 +194,7 @@ class Cluster:
 
     def _describe(self) -> list[Service]:
         """All services; the passwords are in environments and on standard input, where `ps` does not show them."""
-        python, ports, name = sys.executable, self._ports, _service_user()
+        python, ports, local = sys.executable, self._ports, self.folder
         data, port = str(self._data / "postgres"), {key: str(value) for key, value in self._ports.items()}
         redis = ["redis-server", "-"]
         redis_config = f"bind 127.0.0.1\nport {port['redis']}\nrequirepass {self._secrets.redis}\nsave ''\n"
@@ -211,7 +212,7 @@ class Cluster:
                 [_postgres_program("postgres"), "-D", data, "-h", "127.0.0.1", "-p", port["postgres"], "-k", data],
                 {},
                 lambda: subprocess.run(ready, check=False).returncode == 0,
-                user=name,
+                user=_service_user(),
                 stop_signal=signal.SIGINT,  # ends connections instead of waiting for them
             ),
             Service("redis", redis, {}, lambda: listens(ports["redis"]), stdin=redis_config),
@@ -221,14 +222,15 @@ class Cluster:
                 {},
                 lambda: answers(f"{self.s3_endpoint}/moto-api/"),
             ),
-            Service("prefect", [python, "-m", "prefect", *start_prefect], prefect, self._prefect_is_ready),
+            Service("prefect", [python, "-m", "prefect", *start_prefect], prefect, self._prefect_is_ready, cwd=local),
             Service(
                 "prefect-services",
                 [python, "-m", "prefect", "server", "services", "start"],
                 prefect,
                 lambda: subprocess.run(check, env=self._processes.full(prefect), check=False).returncode == 0,
+                cwd=local,
             ),
-            Service("mlflow", [python, "-m", "mlflow", *start_mlflow], mlflow, self._mlflow_is_ready),
+            Service("mlflow", [python, "-m", "mlflow", *start_mlflow], mlflow, self._mlflow_is_ready, cwd=local),
         ]
         return [*services, *map(self._worker, self._pools)]
 
@@ -246,6 +248,7 @@ class Cluster:
                 "PREFECT_WORKER_QUERY_SECONDS": "2",
             },
             lambda: answers(f"http://127.0.0.1:{port}/health"),
+            cwd=ROOT,
         )
 
     def _prefect_is_ready(self) -> bool:
@@ -344,7 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run = commands.add_parser("run", help="start everything, run a command, stop everything")
     for command in (up, run):
         command.add_argument("--folder", type=Path, help="for logs and local files; a temporary folder by default")
-        command.add_argument("--pools", nargs="*", default=["cpu-decode"], help="a worker for each of these work pools")
+        command.add_argument("--pools", nargs="*", default=POOLS, help="a worker for each of these work pools")
     run.add_argument("words", nargs="+", help="the command, after --")
     options = parser.parse_args(arguments)
     folder = options.folder or Path(tempfile.mkdtemp(prefix="vlmvid-cluster-logs-"))

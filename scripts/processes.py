@@ -36,6 +36,7 @@ class Service:
     user: str | None = None
     stop_signal: signal.Signals = signal.SIGTERM
     stdin: str | None = None
+    cwd: Path = Path("/")
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -154,6 +155,7 @@ class Processes:
         with self.log(service.name).open("ab") as log:
             process = subprocess.Popen(
                 [*command, "--", *service.command],
+                cwd=service.cwd,
                 env=self.full(service.environment),
                 stdin=subprocess.DEVNULL if service.stdin is None else subprocess.PIPE,
                 stdout=log,
