@@ -1,4 +1,4 @@
-"""Kill a running pipeline at a chosen moment of its own event and ledger files."""
+"""The fault recipe as processes that can be disturbed, and what a finished home must say afterwards."""
 
 from __future__ import annotations
 
@@ -7,31 +7,36 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vlmvid.artifacts import open_store
 from vlmvid.artifacts.ledger import read_lines
+from vlmvid.pipeline.index import read_index
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "configs" / "pipelines" / "fault.yaml"
+MODEL_NAME = "vlmvid-fault"
+FUSED = ("decode.keep_frames=false",)
+POLL_SECONDS = 0.002
 
 
 @dataclass(frozen=True)
 class Outcome:
     """What a finished home says.
 
-    Bytes of the metrics, of the learning curves and of the aligned weights; MLflow's runs and
-    versions, and the points of two metrics.
+    Bytes of the metrics, the learning curves and the trained weights, by name; MLflow's runs and versions, and the
+    points of metrics; how many rows the indexes and the ledger have for each stage, by status.
     """
 
-    metrics: bytes
-    curves: bytes
-    weights: bytes
+    files: dict[str, bytes]
     runs: dict[str, str]
     versions: list[str]
     points: dict[str, int]
+    rows: dict[str, dict[str, int]]
 
 
 @dataclass(frozen=True)
@@ -45,14 +50,12 @@ class Moment:
 
 def count_moments(home: Path) -> int:
     """Events and ledger rows so far; the number only grows."""
-    files = [home / "events.jsonl", *(home / "ledger").rglob("*.jsonl")]
-    return sum(1 for file in files for _ in read_lines(file))
+    return sum(1 for file in _told(home) for _ in read_lines(file))
 
 
 def moments(home: Path) -> list[Moment]:
-    """All moments of a finished home, in the order of their time."""
-    files = [home / "events.jsonl", *(home / "ledger").rglob("*.jsonl")]
-    rows = sorted((row for file in files for row in read_lines(file)), key=lambda row: row["time_seconds"])
+    """All moments of a home, in the order of their time."""
+    rows = sorted((row for file in _told(home) for row in read_lines(file)), key=lambda row: row["time_seconds"])
     stage, found = "ingest", []
     for number, row in enumerate(rows, start=1):
         stage = row.get("stage", stage)
@@ -60,55 +63,160 @@ def moments(home: Path) -> list[Moment]:
     return found
 
 
+def events(home: Path, name: str) -> list[dict[str, Any]]:
+    """The events of that name, in order."""
+    return [row for row in read_lines(home / "events.jsonl") if row["event"] == name]
+
+
+def _told(home: Path) -> list[Path]:
+    return [home / "events.jsonl", *(home / "ledger").rglob("*.jsonl")]
+
+
+class Pipeline:
+    """One `vlmvid` process, the leader of a process group; by default it runs the fault recipe.
+
+    Its output goes to a file beside the home.
+    """
+
+    def __init__(
+        self,
+        home: Path | str,
+        prefect_api: str,
+        *overrides: str,
+        log: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        command: Sequence[str] | None = None,
+    ) -> None:
+        self.log = log or Path(home).with_suffix(".log")
+        values = {**os.environ, "PREFECT_API_URL": prefect_api, "VLMVID_HOME": str(home)}
+        values.pop("MLFLOW_TRACKING_URI", None)
+        values |= environment or {}
+        words = list(command or [sys.executable, "-m", "vlmvid.cli", "run", str(RECIPE)])
+        words += [word for override in overrides for word in ("-o", override)]
+        with self.log.open("ab") as file:
+            self.process = subprocess.Popen(
+                words, cwd=ROOT, env=values, stdout=file, stderr=file, start_new_session=True
+            )
+
+    @property
+    def said(self) -> str:
+        """The end of what it printed."""
+        return self.log.read_text(errors="replace")[-4000:]
+
+    def wait(self, timeout_seconds: float = 300) -> int:
+        """Its exit code; it is killed when the time is over."""
+        try:
+            return self.process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError(f"the pipeline took more than {timeout_seconds} s; it said: {self.said}") from None
+
+    def wait_until(self, ready: Callable[[], bool], timeout_seconds: float = 300) -> bool:
+        """Whether `ready` came true while it ran."""
+        deadline = time.monotonic() + timeout_seconds
+        while self.process.poll() is None and time.monotonic() < deadline:
+            if ready():
+                return True
+            time.sleep(POLL_SECONDS)
+        return False
+
+    def kill(self) -> int:
+        """kill -9 of the whole group; returns the exit code."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        return self.process.wait()
+
+    def finish(self, timeout_seconds: float = 300) -> None:
+        """Wait for a good end."""
+        code = self.wait(timeout_seconds)
+        assert code == 0, f"exit code {code}: {self.said}"
+
+
 def run(
-    home: Path,
-    prefect_api: str,
-    *overrides: str,
-    kill_when: Callable[[Path], bool] | None = None,
-    timeout_seconds: float = 300,
+    home: Path, prefect_api: str, *overrides: str, kill_when: Callable[[Path], bool] | None = None, **how: Any
 ) -> int:
-    """Run the fault recipe in a process of its own; kill -9 its group once `kill_when` says so of the home.
+    """Run the fault recipe to its end, or kill -9 its group once `kill_when` says so of the home.
 
     Returns the exit code, -9 when it was killed.
     """
-    environment = {**os.environ, "PREFECT_API_URL": prefect_api, "VLMVID_HOME": str(home)}
-    environment.pop("MLFLOW_TRACKING_URI", None)
-    command = [sys.executable, "-m", "vlmvid.cli", "run", str(RECIPE)]
-    command += [word for override in overrides for word in ("-o", override)]
-    log = home.with_suffix(".log").open("ab")
-    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
-    deadline = time.monotonic() + timeout_seconds
+    pipeline = Pipeline(home, prefect_api, *overrides, **how)
     try:
-        while process.poll() is None:
-            if kill_when is not None and kill_when(home):
-                os.killpg(process.pid, signal.SIGKILL)
-                return process.wait()
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"the pipeline took more than {timeout_seconds} s; see {home.with_suffix('.log')}")
-            time.sleep(0.002)
-        return process.returncode
+        if kill_when is not None and pipeline.wait_until(lambda: kill_when(home)):
+            return pipeline.kill()
+        return pipeline.wait()
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        log.close()
+        pipeline.kill()
 
 
-def outcome(home: Path, client: Any) -> Outcome:
-    """Read a finished home."""
+def outcome(home: Path, client: Any, fused: bool = False) -> Outcome:
+    """Read a finished home; `client` is of its MLflow. The rows of each clip are looked at on the way."""
     experiment = client.get_experiment_by_name("vlmvid")
     runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    # Training stages of a vision-language model have the name train_vlm/NAME.
     by_stage = {run.data.tags.get("vlmvid.stage", "pipeline"): run for run in runs}
-    assert len(by_stage) == len(runs), sorted(run.data.tags.get("vlmvid.stage", "pipeline") for run in runs)
-    align = by_stage["align"]
+    assert len(by_stage) == len(runs), f"a run twice: {sorted(run.info.run_name for run in runs)}"
+    files = {"metrics": _only(home, "evaluate", "metrics.json")}
+    files |= {name: _only(home, "align", name) for name in ("curves.jsonl", "alignment.safetensors")}
+    files |= {
+        f"{step}/{path.name}": path.read_bytes()
+        for folder in sorted((home / "stages" / "vlm").glob("[!.]*"))
+        for step in [_vlm_step(folder)]
+        for path in folder.rglob("*.safetensors")
+    }
+    points = {
+        f"{stage}/{name}": len(client.get_metric_history(by_stage[stage].info.run_id, name))
+        for stage in ("align", "train_vlm/warmup", "train_vlm/tune")
+        for name in ("loss", "lr")
+    }
     return Outcome(
-        metrics=_only(home, "evaluate", "metrics.json"),
-        curves=_only(home, "align", "curves.jsonl"),
-        weights=_only(home, "align", "alignment.safetensors"),
+        files=files,
         runs={stage: run.info.status for stage, run in sorted(by_stage.items())},
-        versions=[str(version.version) for version in client.search_model_versions("name='vlmvid-fault'")],
-        points={name: len(client.get_metric_history(align.info.run_id, name)) for name in ("loss", "lr")},
+        versions=[str(version.version) for version in client.search_model_versions(f"name='{MODEL_NAME}'")],
+        points=points,
+        rows=rows_of(home, fused),
     )
+
+
+def rows_of(home: Path, fused: bool = False) -> dict[str, dict[str, int]]:
+    """Rows by stage and status; asserts that index and ledger have each clip once, and the shards each result once."""
+    store, found = open_store(home), {}
+    for stage in ("encode",) if fused else ("decode", "encode"):
+        (folder,) = (home / "stages" / stage).glob("[!.]*")
+        index = read_index(folder)
+        ids = [row.video_id for row in index]
+        assert len(set(ids)) == len(ids), f"{stage}: the index has a clip twice"
+        places = [(row.shard, row.row) for row in index if row.status == "ok"]
+        assert len(set(places)) == len(places), f"{stage}: two clips share a row"
+        found[f"{stage} index"] = dict(Counter(row.status for row in index))
+    for stage in ("ingest", "decode", "encode"):
+        ledger = store.ledger(stage).rows().values()
+        ids = [row.video_id for row in ledger]
+        assert len(set(ids)) == len(ids), f"{stage}: the ledger has a clip twice"
+        found[f"{stage} ledger"] = dict(Counter(row.status for row in ledger))
+    for stage in ("decode", "encode"):
+        keys = [key for shard in (home / "clips" / stage).glob("[!.]*/shard.json") for key in _keys(shard)]
+        assert len(set(keys)) == len(keys), f"{stage}: a clip lies in two shards"
+        found[f"{stage} stored"] = {"ok": len(keys)}
+    return found
+
+
+def leftovers(home: Path) -> list[str]:
+    """Temporary files and folders of writes that did not end, and set-aside results, by the way they are named."""
+    names = [path for path in home.rglob("*") if path.name.startswith((".", "tmp"))]
+    return sorted(str(path.relative_to(home)) for path in names)
+
+
+def _keys(shard: Path) -> list[str]:
+    import json
+
+    found: list[str] = json.loads(shard.read_text())["keys"]
+    return found
+
+
+def _vlm_step(folder: Path) -> str:
+    import json
+
+    return str(json.loads((folder / "stage.json").read_text())["stage"])
 
 
 def _only(home: Path, stage: str, name: str) -> bytes:

@@ -19,7 +19,7 @@ from vlmvid.pipeline.context import RunContext, open_context
 from vlmvid.pipeline.index import IndexRow, failed_ids, make_index, require_enough, status_counts, write_index
 from vlmvid.pipeline.ingest import read_rows
 from vlmvid.pipeline.request import RunRequest, ShardJob, ShardReport
-from vlmvid.pipeline.sharding import chunk, known_failures
+from vlmvid.pipeline.sharding import chunk, complete_ledger, known_failures
 from vlmvid.pipeline.sources import SourceRow
 from vlmvid.types import FrameBatch
 from vlmvid.video.options import ClipJob, DecodeLimits
@@ -81,6 +81,7 @@ def finish(request: RunRequest) -> ArtifactRef:
     keys = [(row.clip.video_id, clip_key(context, row)) for row in read_rows(context)]
     rows = context.store.clips(STAGE).rows(key for _, key in keys)
     index = make_index(keys, rows, context.store.ledger(STAGE).rows())
+    complete_ledger(context, STAGE, index)
     require_enough(STAGE, index, context.recipe.options.max_failed_fraction)
     warn_of_failures(index)
     return context.publish(

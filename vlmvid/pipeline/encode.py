@@ -38,7 +38,7 @@ from vlmvid.pipeline.index import (
 )
 from vlmvid.pipeline.ingest import read_clips, read_rows
 from vlmvid.pipeline.request import RunRequest, ShardJob, ShardReport
-from vlmvid.pipeline.sharding import chunk, known_failures
+from vlmvid.pipeline.sharding import chunk, complete_ledger, known_failures
 from vlmvid.pipeline.sources import SourceRow
 from vlmvid.pipeline.texts import text_features
 from vlmvid.training.prefetch import Prefetch
@@ -126,6 +126,7 @@ def finish(request: RunRequest) -> ArtifactRef:
         index = [
             _with_tokens_key(context, row, decoded_row.key) for row, decoded_row in zip(index, decoded, strict=True)
         ]
+    complete_ledger(context, STAGE, made)
     require_enough(STAGE, index, context.recipe.options.max_failed_fraction)
     decode.warn_of_failures([row for row in index if row.reason_code == NOT_FINITE], STAGE)
     if not context.recipe.decode.keep_frames:

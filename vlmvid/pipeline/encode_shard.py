@@ -99,6 +99,10 @@ class EncodeShard:
         """Store the features and write both ledgers."""
         context = self._context
         ledger = context.store.ledger(STAGE)
+        decoded = {row.clip.video_id for row in self.to_decode}
+        newly = [row for row in [*self._good, *self._refused] if row.clip.video_id in decoded]
+        # Before the features: once these are stored, nobody decodes the clips again.
+        decode.record_outcomes(context, newly, self.failed)
         if self._good:
             keys = [self._encode_key(row) for row in self._good]
             columns = {name: np.concatenate([arrays[name] for arrays in self._arrays]) for name in self._arrays[0]}
@@ -113,9 +117,6 @@ class EncodeShard:
                 for row in self._refused
             ]
         )
-        decoded = {row.clip.video_id for row in self.to_decode}
-        newly = [row for row in [*self._good, *self._refused] if row.clip.video_id in decoded]
-        decode.record_outcomes(context, newly, self.failed)
         counts = {"ok": len(self._good), "failed": len(self.failed) + len(self._refused)}
         context.store.events.emit("shard.written", stage=STAGE, shard=number, decoded=len(newly), **counts)
         return ShardReport(**counts)

@@ -131,7 +131,7 @@ def _record(context: RunContext, rows: list[SourceRow], defects: list[Defect]) -
                 message=defect.message,
             )
         )
-    context.store.ledger(STAGE).record(
+    context.store.ledger(STAGE).record_changes(
         LedgerRow.model_validate(
             {
                 "key": hash_json([row.video_id, row.key]),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from vlmvid.artifacts import ArtifactRef, LedgerRow
 from vlmvid.config.schema import StageName
 from vlmvid.pipeline.context import RunContext
+from vlmvid.pipeline.index import IndexRow
 from vlmvid.pipeline.request import RunRequest, ShardJob, ShardReport
 from vlmvid.pipeline.session import stage_run
 
@@ -30,6 +31,17 @@ def known_failures(context: RunContext, stage: str, keys: Iterable[str]) -> dict
         return {}
     ledger = context.store.ledger(stage).rows()
     return {key: ledger[key] for key in keys if key in ledger and ledger[key].status == "failed_permanent"}
+
+
+def complete_ledger(context: RunContext, stage: str, index: Iterable[IndexRow]) -> None:
+    """Add the rows of stored results that the ledger lacks: a kill may fall between a shard and its rows."""
+    ledger = context.store.ledger(stage)
+    known = ledger.rows()
+    lost = {row.key: row for row in index if row.status == "ok" and row.key not in known}
+    ledger.record(
+        LedgerRow(key=key, video_id=row.video_id, stage=stage, status="ok", shard=row.shard)
+        for key, row in lost.items()
+    )
 
 
 @dataclass(frozen=True)
