@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from prefect import Task, get_run_logger
@@ -37,24 +37,28 @@ def given_to_this_flow() -> TaskRunner[Any] | None:
     return None if isinstance(runner, SequentialTaskRunner) else runner
 
 
-def run_shards(shard_task: Task[..., ShardReport], calls: Sequence[tuple[Any, ...]]) -> None:
-    """One task per call, on the runner of the flow that runs now.
+def run_shards(
+    shard_task: Task[..., ShardReport], calls: Sequence[tuple[Any, ...]], on_done: Callable[[int], None]
+) -> None:
+    """One task per call, on the runner of the flow that runs now; `on_done` is told how many are done.
 
     On the sequential one the first failure ends the loop. On others all shards are submitted at once and awaited; when
     some fail, the rest are finished and stored before the error of the first one, in the order of shards, is raised.
     """
     context = FlowRunContext.get()
     if context is None or isinstance(context.task_runner, SequentialTaskRunner):
-        for call in calls:
+        for done, call in enumerate(calls, start=1):
             shard_task(*call)
+            on_done(done)
         return
     futures = [shard_task.submit(*call) for call in calls]
     errors: list[Exception] = []
-    for future in futures:
+    for done, future in enumerate(futures, start=1):
         try:
             future.result()
         except Exception as error:
             errors.append(error)
+        on_done(done)
     if errors:
         get_run_logger().error("%d of %d shards failed; the others are stored", len(errors), len(futures))
         raise errors[0]

@@ -9,8 +9,11 @@ from prefect import Flow, Task, flow, task
 from prefect.runtime import flow_run
 from prefect.task_runners import TaskRunner
 
+from flows._forms import EarlierStages, Home, Overrides, RecipeFile, RetryFailed, Verify
+from flows._logs import share_logs
 from flows._policies import TASK_OPTIONS
 from flows._runners import EnvironmentTaskRunner, SequentialTaskRunner, run_shards
+from flows._show import show_progress, shown
 from vlmvid.artifacts import ArtifactRef
 from vlmvid.config.schema import StageName
 from vlmvid.pipeline import (
@@ -28,6 +31,7 @@ from vlmvid.pipeline import (
 
 P = ParamSpec("P")
 R = TypeVar("R")
+FIRST_STAGE: StageName = "ingest"
 
 
 def is_parallel(stage: StageName) -> bool:
@@ -61,6 +65,7 @@ def sharded_flow(
     steps = SHARDED_STAGES[stage]
 
     def run_shard(request: RunRequest, job: ShardJob, ticket: StageTicket, name: str) -> ShardReport:
+        share_logs()  # this may be a process of its own
         join_run(request, ticket)
         return steps.run_shard(request, job)
 
@@ -76,7 +81,8 @@ def sharded_flow(
             if cached is not None:
                 return steps.confirm(request, cached)
             ticket = stage_ticket(request, stage, run=str(flow_run.id))
-            run_shards(shard_task, [(request, job, ticket, job.task_name) for job in steps.plan_shards(request)])
+            calls = [(request, job, ticket, job.task_name) for job in steps.plan_shards(request)]
+            run_shards(shard_task, calls, lambda done: show_progress(stage, done, len(calls)))
             return last_task(request)
 
     return _flow(stage, about, run)
@@ -85,15 +91,34 @@ def sharded_flow(
 def _flow(stage: StageName, about: str, run: Callable[[RunRequest], ArtifactRef]) -> Flow[..., ArtifactRef]:
     """The flow that makes a request of what the user gives and hands it to `run`."""
 
-    def start(
-        recipe: str,
-        overrides: list[str] | None = None,
-        home: str | None = None,
-        retry_failed: bool = False,
-        verify: bool = False,
+    def first(
+        recipe: RecipeFile,
+        overrides: Overrides = (),
+        home: Home = "",
+        retry_failed: RetryFailed = False,
+        verify: Verify = False,
     ) -> ArtifactRef:
-        return run(make_request(recipe, overrides or (), home=home, retry_failed=retry_failed, verify=verify))
+        request = make_request(recipe, overrides, home=home, retry_failed=retry_failed, verify=verify)
+        with shown(request, stage):
+            return run(request)
 
+    def later(
+        recipe: RecipeFile,
+        overrides: Overrides = (),
+        home: Home = "",
+        retry_failed: RetryFailed = False,
+        verify: Verify = False,
+        earlier_stages: EarlierStages = "require",
+    ) -> ArtifactRef:
+        request = make_request(recipe, overrides, home=home, retry_failed=retry_failed, verify=verify)
+        with shown(request, stage) as stages:
+            if earlier_stages == "run":
+                from flows.pipeline import run_stages_before  # which imports the flows that are made here
+
+                run_stages_before(request, stage, stages)
+            return run(request)
+
+    start: Callable[..., ArtifactRef] = first if stage == FIRST_STAGE else later
     runner: TaskRunner[Any] = EnvironmentTaskRunner() if is_parallel(stage) else SequentialTaskRunner()
     return flow(name=stage, task_runner=runner)(_named(start, stage, stage, about))
 

@@ -81,8 +81,9 @@ def _run(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    from vlmvid.pipeline import preflight
+    from vlmvid.pipeline import check_api_url, preflight
 
+    check_api_url()
     preflight(request)  # a mistake in the recipe should not cost the start of a server
     from flows.pipeline import pipeline
 

@@ -3,12 +3,22 @@
 Light until a stage runs: torch, MLflow and the video readers are imported where they are used.
 """
 
+from vlmvid.pipeline.prefect_api import check_api_url, require_api
 from vlmvid.pipeline.preflight import check_training_clips, preflight
 from vlmvid.pipeline.request import RunRequest, ShardJob, ShardReport, make_request
 from vlmvid.pipeline.runners import RunnerChoice, runner_choice
-from vlmvid.pipeline.session import StageTicket, join_run, note_origin, pipeline_run, run_links, stage_run, stage_ticket
+from vlmvid.pipeline.session import (
+    StageTicket,
+    join_run,
+    note_origin,
+    pipeline_run,
+    run_links,
+    stage_run,
+    stage_ticket,
+    watched_progress,
+)
 from vlmvid.pipeline.stages import SHARDED_STAGES, STAGES, is_transient
-from vlmvid.pipeline.summary import summarise, summary_markdown, summary_text
+from vlmvid.pipeline.summary import results_rows, summarise, summary_markdown, summary_text
 from vlmvid.tracking import owner_ended
 
 __all__ = [
@@ -19,6 +29,7 @@ __all__ = [
     "ShardJob",
     "ShardReport",
     "StageTicket",
+    "check_api_url",
     "is_transient",
     "join_run",
     "make_request",
@@ -28,10 +39,13 @@ __all__ = [
     "check_training_clips",
     "preflight",
     "run_links",
+    "require_api",
+    "results_rows",
     "runner_choice",
     "stage_run",
     "stage_ticket",
     "summarise",
     "summary_markdown",
     "summary_text",
+    "watched_progress",
 ]

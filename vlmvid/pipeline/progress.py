@@ -1,19 +1,28 @@
-"""One progress bar per long stage on stderr; silent where stderr is no terminal."""
+"""One progress bar per long stage on stderr; silent where stderr is no terminal. Others may watch the same numbers."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from threading import Lock
 from typing import Any
 
 from tqdm import tqdm
 
+Watcher = Callable[[str, int, int], None]
+
 
 class StageProgress:
-    """Bars by stage name; may be advanced from several threads."""
+    """Bars by stage name; may be advanced from several threads.
+
+    `watcher` is told the stage, how many units are done and how many there are, whenever that changes; it must not
+    wait for anything.
+    """
 
     def __init__(self) -> None:
+        self.watcher: Watcher | None = None
         self._bars: dict[str, Any] = {}
+        self._counts: dict[str, tuple[int, int]] = {}
         self._lock = Lock()
 
     def begin(self, stage: str, total: int, unit: str, done: int = 0) -> None:
@@ -26,12 +35,15 @@ class StageProgress:
                 self._bars[stage] = tqdm(
                     total=total, initial=done, desc=stage, unit=unit, file=sys.stderr, disable=None
                 )
+                self._tell(stage, done, total)
 
     def advance(self, stage: str, amount: int = 1) -> None:
         """Move the bar of a stage on, if there is one."""
         with self._lock:
             if stage in self._bars:
                 self._bars[stage].update(amount)
+                done, total = self._counts[stage]
+                self._tell(stage, done + amount, total)
 
     def note(self, stage: str, **counts: float) -> None:
         """Show `counts` behind the bar of a stage, if there is one."""
@@ -45,3 +57,8 @@ class StageProgress:
             bar = self._bars.pop(stage, None)
             if bar is not None:
                 bar.close()
+
+    def _tell(self, stage: str, done: int, total: int) -> None:
+        self._counts[stage] = (done, total)
+        if self.watcher is not None:
+            self.watcher(stage, done, total)

@@ -12,6 +12,7 @@ from vlmvid.config import Config
 from vlmvid.config.schema import StageName
 from vlmvid.errors import StageError
 from vlmvid.pipeline.context import RunContext, open_context
+from vlmvid.pipeline.progress import Watcher
 from vlmvid.pipeline.request import RunRequest, recipe_json
 from vlmvid.tracking.base import StageRun, status_of
 
@@ -73,6 +74,17 @@ def run_links(request: RunRequest) -> dict[str, str]:
     Without those that the tracking service has not answered for; empty when it has no pages, as a database has none.
     """
     return open_context(request).tracker.links()
+
+
+@contextmanager
+def watched_progress(request: RunRequest, watcher: Watcher) -> Iterator[None]:
+    """Tell `watcher` how far the stages of this request are that run in this process; see `StageProgress`."""
+    progress = open_context(request).progress
+    before, progress.watcher = progress.watcher, watcher
+    try:
+        yield
+    finally:
+        progress.watcher = before
 
 
 class StageTicket(Config):

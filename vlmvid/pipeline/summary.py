@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from vlmvid.config.schema import StageName
+from vlmvid.evaluation.runner import result_of
 from vlmvid.pipeline.context import RunContext, open_context
 from vlmvid.pipeline.evaluate import evaluation_json, results_text
 from vlmvid.pipeline.register import alias_words, read_registered
@@ -12,23 +14,26 @@ from vlmvid.pipeline.search import read_hits
 from vlmvid.pipeline.train_vlm import mark_cached, trained_stages, training_line
 from vlmvid.tracking.outage import without_password
 
+_MOST_ROWS = 200
 
-def summarise(request: RunRequest) -> dict[str, Any]:
-    """The finished run as one JSON document: stages, results, places, gaps."""
+
+def summarise(request: RunRequest, up_to: StageName | None = None) -> dict[str, Any]:
+    """The finished run as one JSON document: stages, results, places, gaps; of the stages until `up_to`, if given."""
     context = open_context(request)
-    stages = {}
-    for stage in context.recipe.stages():
+    stages: dict[str, dict[str, Any]] = {}
+    names = context.recipe.stages()
+    for stage in names if up_to is None else names[: names.index(up_to) + 1]:
         ref = context.require(stage)
         manifest = context.store.manifest(stage, ref.key)
         stages[stage] = {"key": ref.key, "folder": ref.uri, "counts": manifest.counts if manifest else {}}
     document: dict[str, Any] = {"recipe": context.recipe.name, "home": context.store.uri, "stages": stages}
-    if context.recipe.evaluate is not None:
+    if "evaluate" in stages:
         document |= evaluation_json(context.folder("evaluate"))
-    if context.recipe.register_ is not None:
+    if "register" in stages:
         document["model"] = read_registered(context.folder("register"))
-    if context.recipe.search is not None:
+    if "search" in stages:
         document["hits"] = [hit.model_dump() for hit in read_hits(context.folder("search"))]
-    if context.recipe.train_vlm is not None:
+    if "train_vlm" in stages:
         document["training"] = trained_stages(context)
         mark_cached(context, document["training"])
     document["tracking"] = _tracking(context)
@@ -53,6 +58,32 @@ def summary_text(document: dict[str, Any]) -> str:
 def summary_markdown(document: dict[str, Any]) -> str:
     """The summary for the Prefect UI."""
     return f"```\n{summary_text(document)}\n```"
+
+
+def results_rows(document: dict[str, Any]) -> list[dict[str, str | int]]:
+    """One row per metric for a table of at most 200; none where nothing was measured.
+
+    Values are as measured: rates in [0, 1].
+    """
+    rows: list[dict[str, str | int]] = []
+    for result in document.get("results", ()):
+        name = result_of(result).file_stem
+        for metric in result["metrics"]:
+            bounds = (metric["ci_low"], metric["ci_high"])
+            rows.append(
+                {
+                    "task": name,
+                    "metric": metric["name"],
+                    "value": _number(metric["value"]),
+                    "95 % interval": "" if None in bounds else " to ".join(map(_number, bounds)),
+                    "n": metric["num_samples"],
+                }
+            )
+    return rows[:_MOST_ROWS]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
 
 
 def _stage_words(document: dict[str, Any]) -> list[str]:
