@@ -23,9 +23,16 @@ logger = logging.getLogger(__name__)
 class _Bar:
     context: Context
     due: float
+    at_once: bool
     percent: float = 0.0
     posted: float | None = None
     artifact: UUID | None = None
+
+    @property
+    def is_to_post(self) -> bool:
+        """Whether Prefect has not been told; it need not know of what was over before it was to be shown."""
+        is_over = self.artifact is None and not self.at_once and self.percent >= 100
+        return self.percent != self.posted and not is_over
 
 
 class ProgressBoard:
@@ -47,7 +54,7 @@ class ProgressBoard:
             bar = self._bars.get(label)
             if bar is None:
                 wait = 0.0 if at_once else FIRST_AFTER_SECONDS
-                bar = self._bars[label] = _Bar(copy_context(), time.monotonic() + wait)
+                bar = self._bars[label] = _Bar(copy_context(), time.monotonic() + wait, at_once)
             bar.percent = 100.0 * done / total
             self._changed.notify()
 
@@ -62,7 +69,7 @@ class ProgressBoard:
         while True:
             with self._changed:
                 now = time.monotonic()
-                changed = {label: bar for label, bar in self._bars.items() if bar.percent != bar.posted}
+                changed = {label: bar for label, bar in self._bars.items() if bar.is_to_post}
                 due = {k: bar for k, bar in changed.items() if bar.due <= now or (self._closed and bar.artifact)}
                 if not due:
                     if self._closed:

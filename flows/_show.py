@@ -1,4 +1,4 @@
-"""What a flow run shows beside its states: logs, progress, a summary and a table of results."""
+"""What a flow run shows beside its states: logs, progress, links to MLflow, a summary and a table of results."""
 
 from __future__ import annotations
 
@@ -7,17 +7,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.context import FlowRunContext
+from prefect.runtime import deployment, flow_run
 
 from flows._logs import share_logs
-from flows._progress import ProgressBoard
+from flows._progress import ProgressBoard, artifact_word
 from vlmvid.config.schema import StageName
 from vlmvid.pipeline import (
     SHARDED_STAGES,
     RunRequest,
+    note_origin,
     pipeline_run,
     results_rows,
+    run_links,
     summarise,
     summary_markdown,
     watched_progress,
@@ -31,22 +34,35 @@ _board: ContextVar[ProgressBoard | None] = ContextVar("vlmvid_progress_board", d
 def shown(request: RunRequest, stage: StageName | None = None) -> Iterator[tuple[StageName, ...]]:
     """Around the work of a flow run: the whole recipe, or its stages until `stage`; yields the recipe's stages.
 
-    The summary of a flow below another one is that one's.
+    In MLflow the runs name the flow run. Progress and summary of a flow below another one are that one's.
     """
     share_logs()
-    if _is_below_another():
-        with pipeline_run(request) as context:
-            yield context.recipe.stages()
-        return
+    try:
+        if _is_below_another():
+            with pipeline_run(request) as context:
+                yield context.recipe.stages()
+        else:
+            note_origin(request, origin())
+            with _board_of_run() as board, pipeline_run(request) as context:
+                _show_link(request, "pipeline")
+                with watched_progress(request, _parts_on(board)):
+                    yield context.recipe.stages()
+    finally:
+        if stage is not None:
+            _show_link(request, stage)
+    if not _is_below_another():
+        show(lambda: _summary(request, stage))
+
+
+@contextmanager
+def _board_of_run() -> Iterator[ProgressBoard]:
     board = ProgressBoard()
     token = _board.set(board)
     try:
-        with pipeline_run(request) as context, watched_progress(request, _parts_on(board)):
-            yield context.recipe.stages()
+        yield board
     finally:
         _board.reset(token)
         board.close()
-    show(lambda: _summary(request, stage))
 
 
 def show_progress(stage: StageName, done: int, total: int) -> None:
@@ -62,6 +78,21 @@ def show(create: Callable[[], object]) -> None:
         create()
     except Exception as error:
         logger.warning("an artifact of this run is not shown in Prefect: %s: %s", type(error).__name__, error)
+
+
+def origin() -> dict[str, str]:
+    """The tags by which a run in MLflow names the flow run, and the deployment, that made it."""
+    tags = {"prefect.flow_run_id": flow_run.id, "prefect.flow_run_url": flow_run.ui_url}
+    if deployment.id is not None:
+        tags["prefect.deployment"] = f"{flow_run.flow_name}/{deployment.name}"
+    return {name: str(value) for name, value in tags.items() if value is not None}
+
+
+def _show_link(request: RunRequest, name: str) -> None:
+    address = run_links(request).get(name)
+    if address is not None:
+        key = f"vlmvid-mlflow-{artifact_word(name)}"
+        show(lambda: create_link_artifact(address, link_text=f"MLflow: {name}", key=key))
 
 
 def _is_below_another() -> bool:
