@@ -39,7 +39,11 @@ RECIPE: dict[str, Any] = {
     "data": {"name": "manifest"},
     "decode": {"sampling": {"num_frames": 4}, "image_size": 64, "keep_frames": False},
     "encode": {"vision": {"backbone": "efficientnet-lite0", "image_size": 64}, "text": {"encoder": "minilm"}},
-    "align": {"pooling": {"kind": "frame_mean"}, "projection_dim": 64, "optim": {"num_steps": 100, "global_batch_size": 256}},
+    "align": {
+        "pooling": {"kind": "frame_mean"},
+        "projection_dim": 64,
+        "optim": {"num_steps": 100, "global_batch_size": 256},
+    },
     "evaluate": {"tasks": ["retrieval"]},
     "register": {"model_name": "vlmvid-operate"},
     "options": {"shard_size": 256},
