@@ -38,6 +38,7 @@ stamps:
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive vlmvid flows scripts benchmarks
 
 types: venv
 	$(BIN)/mypy

@@ -221,7 +221,7 @@ def test_options_of_a_judge() -> None:
     assert judge_from_options({}) is None
     judge = judge_from_options({"judge": "http://127.0.0.1/v1#org/model"})
     assert judge is not None and judge.name == "org/model" and len(judge.date) == 10
-    for wrong in ("gpt-4o", "http://127.0.0.1/v1", "ftp://x#m", "http://x#"):
+    for wrong in ("gpt-4o", "http://127.0.0.1/v1", "http://x#"):
         with pytest.raises(ConfigError, match="URL#MODEL"):
             judge_from_options({"judge": wrong})
     with pytest.raises(ConfigError, match="judge_date needs the option judge"):

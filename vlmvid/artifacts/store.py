@@ -20,6 +20,7 @@ from vlmvid.artifacts.keys import KeyParts, differences, first_difference
 from vlmvid.artifacts.ledger import EventLog, Ledger
 from vlmvid.artifacts.ref import ArtifactRef, Kind
 from vlmvid.artifacts.shards import ClipStore, FileInfo
+from vlmvid.config.addresses import check_address, check_no_secret
 from vlmvid.config.base import Config
 from vlmvid.errors import ConfigError
 
@@ -268,6 +269,8 @@ def open_store(home: str | Path, *, verify: bool = False) -> Store:
     """
     text = str(home)
     if "://" in text:
+        mend = "give it without, and set what the storage's own library reads, e.g. AWS_SECRET_ACCESS_KEY"
+        check_no_secret(check_address(text, "home", "home"), "home", mend)
         from vlmvid.artifacts.shared_store import open_shared_store
 
         return open_shared_store(text, verify=verify)

@@ -8,4 +8,5 @@ from pydantic import BaseModel, ConfigDict
 class Config(BaseModel):
     """Frozen and closed: an unknown key is an error, and nothing changes after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # Values stay out of pydantic's own messages: orchestrators log them, and one may hold a password.
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)

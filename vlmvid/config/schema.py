@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from vlmvid.config.addresses import TrackingAddress
 from vlmvid.config.alignment import AlignConfig
 from vlmvid.config.augmentation import CaptionAugmentConfig
 from vlmvid.config.base import Config
@@ -250,7 +251,7 @@ class TrackingConfig(Config):
     """Where runs are recorded. `uri=None` means MLFLOW_TRACKING_URI, else SQLite in VLMVID_HOME."""
 
     enabled: bool = True
-    uri: str | None = None
+    uri: TrackingAddress | None = None
     experiment: str = "vlmvid"
 
 

@@ -26,19 +26,21 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
+from urllib.request import Request
 
+from vlmvid.config.addresses import check_address, check_no_secret, open_http, without_secrets
 from vlmvid.errors import ConfigError, EvaluationError
 from vlmvid.evaluation.base import Sample, TaskResult
 from vlmvid.evaluation.scoring.base import Item, ScoreSettings
 from vlmvid.metrics import rate_result
 from vlmvid.types import MetricResult
 
+_KEY_VARIABLE = "OPENAI_API_KEY"
 JUDGE_OPTIONS = {
     "judge": "URL#MODEL of an OpenAI-compatible endpoint that judges the answers, e.g. https://HOST/v1#NAME, or "
     "hf:FOLDER (or hf:REPO) of a language model on this machine",
     "judge_date": "the date that stands in the metric's name; default: today",
-    "judge_key": "name of the environment variable with the endpoint's key; default: OPENAI_API_KEY",
+    "judge_key": f"name of the environment variable with the endpoint's key; default: {_KEY_VARIABLE}",
     "judge_log": "a JSON Lines file of replies: read first, then appended to, so that a stopped run goes on",
     "judge_prompt": "a text file with {question}, {answer} and {prediction}, in place of vlmvid's own wording",
 }
@@ -53,9 +55,10 @@ PROMPT = (
     "to 5 (the same meaning). Example: {{'pred': 'no', 'score': 1}}"
 )
 _TRANSIENT = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 529))
-_SETUP = frozenset((401, 403, 404, 405))
+_SETUP = frozenset((301, 302, 303, 307, 308, 401, 403, 404, 405))  # redirections are not followed
 _MAX_PAUSE_SECONDS = 60.0
 _MAX_TOKENS = 256
+_MAX_REPLY_BYTES = 1 << 24
 
 
 class Verdict(NamedTuple):
@@ -124,7 +127,7 @@ class EndpointJudge:
     url: str
     name: str
     date: str
-    key_variable: str = "OPENAI_API_KEY"
+    key_variable: str = _KEY_VARIABLE
     log: Path | None = None
     workers: int = 8
     attempts: int = 5
@@ -179,7 +182,7 @@ class EndpointJudge:
             try:
                 return _content(self._post(prompt))
             except HTTPError as error:
-                problem = f"HTTP {error.code}: {error.read()[:200].decode('utf-8', 'replace')}"
+                problem = self._without_key(f"HTTP {error.code}: {error.read()[:200].decode('utf-8', 'replace')}")
                 if error.code in _SETUP:
                     raise EvaluationError(
                         f"judge {self.name} at {self.url}: {problem}; check the address, the model's name and the key "
@@ -189,7 +192,7 @@ class EndpointJudge:
                     return None  # this prompt is refused, e.g. by a content filter
                 pause = max(pause, _retry_after(error.headers))
             except (URLError, HTTPException, OSError, ValueError, KeyError, IndexError, TypeError) as error:
-                problem = repr(error)  # also an answer that is no reply: a proxy's page, a cut body
+                problem = self._without_key(repr(error))  # also an answer that is no reply: a proxy's page, a cut body
             if attempt < self.attempts:
                 time.sleep(min(pause, _MAX_PAUSE_SECONDS))
         kept = f"; the replies so far are in {self.log}" if self.log else "; give judge_log to keep replies"
@@ -209,9 +212,16 @@ class EndpointJudge:
         key = os.environ.get(self.key_variable)
         if key:
             headers["Authorization"] = f"Bearer {key}"
-        request = Request(f"{self.url.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers)
-        with urlopen(request, timeout=self.timeout_seconds) as response:
-            return json.loads(response.read())
+        request = Request(  # noqa: S310  # open_http opens http and https alone
+            f"{self.url.rstrip('/')}/chat/completions", json.dumps(body).encode(), headers
+        )
+        with open_http(request, self.timeout_seconds) as response:
+            return json.loads(response.read(_MAX_REPLY_BYTES))
+
+    def _without_key(self, text: str) -> str:
+        """`text` without the key, which some servers repeat when they refuse it."""
+        key = os.environ.get(self.key_variable)
+        return text.replace(key, "***") if key else text
 
 
 def judge_from_options(options: Mapping[str, str]) -> EndpointJudge | GenerateJudge | None:
@@ -228,15 +238,23 @@ def judge_from_options(options: Mapping[str, str]) -> EndpointJudge | GenerateJu
     if options["judge"].startswith("hf:"):
         return _local_judge(options["judge"].removeprefix("hf:"), date, options)
     url, separator, name = options["judge"].partition("#")
-    if not separator or not name or not re.match(r"https?://", url):
+    if not separator or not name:
         raise ConfigError(
-            f"option judge={options['judge']!r} must be URL#MODEL, e.g. http://127.0.0.1:8000/v1#NAME, or hf:FOLDER"
+            f"option judge={without_secrets(options['judge'])!r} must be URL#MODEL, e.g. "
+            "http://127.0.0.1:8000/v1#NAME, or hf:FOLDER"
+        )
+    check_address(url, "judge", "option judge")
+    check_no_secret(url, "option judge", "set the key in the environment, and name its variable in judge_key")
+    if not re.fullmatch(r"[A-Z_][A-Z0-9_]*", options.get("judge_key", _KEY_VARIABLE)):
+        raise ConfigError(
+            "option judge_key must be the name of an environment variable in capital letters, not the key itself; e.g. "
+            f"{_KEY_VARIABLE}"
         )
     return EndpointJudge(
         url=url,
         name=name,
         date=date,
-        key_variable=options.get("judge_key", "OPENAI_API_KEY"),
+        key_variable=options.get("judge_key", _KEY_VARIABLE),
         log=Path(options["judge_log"]) if "judge_log" in options else None,
     )
 

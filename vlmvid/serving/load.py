@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from vlmvid.config.addresses import check_address
 from vlmvid.errors import ArtifactError, ConfigError
 from vlmvid.serving.model import VideoTextModel
 from vlmvid.serving.model_folder import MANIFEST
@@ -24,6 +25,7 @@ def load(uri: str | Path, *, device: str = "auto", tracking_uri: str | None = No
 
     Raises:
         ArtifactError: there is no model at `uri`, or a file of it was changed; the message names it.
+        ConfigError: an address of another scheme.
         TrackingError: the registry does not know the model or does not answer.
     """
     return VideoTextModel.from_folder(find_model_folder(locate(str(uri), tracking_uri)), device)
@@ -31,6 +33,7 @@ def load(uri: str | Path, *, device: str = "auto", tracking_uri: str | None = No
 
 def locate(uri: str, tracking_uri: str | None = None) -> Path:
     """The local folder of a model address; fetches what is not local."""
+    check_address(uri, "model", "the model")
     if not uri.startswith(("models:/", "runs:/")):
         return Path(uri)
     home = os.environ.get("VLMVID_HOME") or ".vlmvid"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +13,10 @@ from contextlib import contextmanager
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
+from vlmvid.config.addresses import without_secrets
 from vlmvid.errors import TrackingError
 from vlmvid.tracking.environment import environment
-from vlmvid.tracking.outage import Refused, RunVanished, Unreachable, without_passwords
+from vlmvid.tracking.outage import Refused, RunVanished, Unreachable
 
 # MLflow would write addresses to stdout, which belongs to --json, and bars to stderr.
 _QUIET_SETTINGS = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
@@ -40,19 +42,25 @@ def mlflow_calls(timeout_seconds: float | None) -> Iterator[None]:
     except TrackingError:
         raise
     except MlflowException as error:
-        raise _translated(error) from error
+        raise _translated(error) from _showable(error)
     except Exception as error:
         # The HTTP, database and object-store libraries below MLflow each raise their own kinds.
-        raise Unreachable(without_passwords(f"{type(error).__name__}: {error}")) from error
+        raise Unreachable(without_secrets(f"{type(error).__name__}: {error}")) from _showable(error)
     finally:
         _CALLS.release()
 
 
 def _translated(error: MlflowException) -> TrackingError:
-    text = without_passwords(str(error).split("\n")[0])[:500]  # MLflow's messages hold the address as it was given
+    text = without_secrets(str(error).split("\n")[0])[:500]
     if error.error_code == "RESOURCE_DOES_NOT_EXIST":
         return RunVanished(text)
     return Refused(text) if error.error_code in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST") else Unreachable(text)
+
+
+def _showable(error: Exception) -> Exception | None:
+    """`error` as a cause; None when its traceback, which orchestrators log, would show a password."""
+    words = "".join(traceback.format_exception(error))
+    return error if without_secrets(words) == words else None
 
 
 def new_client(uri: str) -> MlflowClient:

@@ -5,13 +5,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from vlmvid.config.addresses import check_address
 from vlmvid.config.schema import TrackingConfig
 from vlmvid.tracking.base import NullTracker, Tracker
 
 
 def resolve_tracking_uri(uri: str | None, home: Path) -> str:
-    """The explicit tracking address: `uri`, else MLFLOW_TRACKING_URI, else SQLite in `home`."""
-    return uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home.resolve() / 'mlflow.db'}"
+    """The explicit tracking address: `uri`, else MLFLOW_TRACKING_URI, else SQLite in `home`.
+
+    Raises ConfigError for a scheme that is not opened; `vlmvid.config.addresses` lists those that are.
+    """
+    given = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not given:
+        return f"sqlite:///{home.resolve() / 'mlflow.db'}"
+    return check_address(given, "tracking", "tracking.uri" if uri else "MLFLOW_TRACKING_URI")
 
 
 def open_tracker(config: TrackingConfig, home: Path) -> Tracker:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import os
-import re
 import socket
 import sqlite3
 import time
@@ -12,15 +12,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
+from vlmvid.config.addresses import open_http, without_secrets
 from vlmvid.errors import TrackingError
 
 PROBE_TIMEOUT_SECONDS = 3.0
 FIRST_PAUSE_SECONDS = 30.0
 LONGEST_PAUSE_SECONDS = 600.0
-# What stands between an address's scheme and its host; a password may hold a slash or a space, but then has no "@".
-_CREDENTIALS = re.compile(r"([a-z][a-z0-9+.-]*://)[^@/?#\s'\"]*@", re.IGNORECASE)
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -96,7 +95,7 @@ def probe(uri: str, timeout_seconds: float = PROBE_TIMEOUT_SECONDS, *, must_exis
 
 def _probe_http(uri: str, timeout_seconds: float) -> None:
     try:
-        with urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=timeout_seconds):
+        with open_http(_health_request(uri), timeout_seconds):
             return
     except urllib.error.HTTPError as error:
         error.close()
@@ -108,6 +107,17 @@ def _probe_http(uri: str, timeout_seconds: float) -> None:
         raise Unreachable(
             f"{without_password(uri)} does not answer /health within {timeout_seconds:g} s: {reason}"
         ) from error
+
+
+def _health_request(uri: str) -> urllib.request.Request:
+    """The question, with the user and the password of `uri` or of MLflow's variables as urllib wants them."""
+    parts = urlsplit(uri)
+    user = unquote(parts.username or os.environ.get("MLFLOW_TRACKING_USERNAME", ""))
+    password = unquote(parts.password or "") or os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
+    encoded = base64.b64encode(f"{user}:{password}".encode()).decode()
+    headers = {"Authorization": f"Basic {encoded}"} if user else {}
+    # S310: open_http opens http and https alone.
+    return urllib.request.Request(without_password(uri).rstrip("/") + "/health", headers=headers)  # noqa: S310
 
 
 def _probe_sqlite(path: Path, timeout_seconds: float) -> None:
@@ -127,13 +137,5 @@ def _probe_sqlite(path: Path, timeout_seconds: float) -> None:
 
 
 def without_password(uri: str) -> str:
-    """`uri` as it may be shown: without the user and the password."""
-    parts = urlsplit(uri)
-    if parts.username is None and parts.password is None:
-        return uri
-    return parts._replace(netloc=f"{parts.hostname}:{parts.port}" if parts.port else str(parts.hostname)).geturl()
-
-
-def without_passwords(text: str) -> str:
-    """`text` without the users and passwords of the addresses in it; libraries put addresses into their messages."""
-    return _CREDENTIALS.sub(r"\1", text)
+    """`uri` as it may be shown: without user, password and the values of secret fields."""
+    return without_secrets(uri)

@@ -18,10 +18,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vlmvid.artifacts.keys import flatten
+from vlmvid.config.addresses import without_secrets
 from vlmvid.errors import TrackingError
 from vlmvid.tracking.backend import Backend, OpenRun, RunSpec
 from vlmvid.tracking.base import RunStatus
-from vlmvid.tracking.outage import Breaker, Refused, RunVanished, without_password, without_passwords
+from vlmvid.tracking.outage import Breaker, Refused, RunVanished, without_password
 from vlmvid.tracking.spool import Record, Spool
 from vlmvid.tracking.spool_claim import SpoolClaim
 
@@ -148,7 +149,7 @@ class SpooledRun:
                 return is_empty
             except (TrackingError, OSError) as error:
                 self._open = None if isinstance(error, RunVanished) else self._open
-                self._breaker.failed(without_passwords(str(error)))
+                self._breaker.failed(without_secrets(str(error)))
                 return False
             finally:
                 self._sent_at = time.monotonic()

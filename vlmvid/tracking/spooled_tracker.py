@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from vlmvid.config.addresses import without_secrets
 from vlmvid.errors import TrackingError
 from vlmvid.tracking.backend import Backend, RunSpec
 from vlmvid.tracking.base import RegisteredModel, RunStatus, StageRun, status_of
-from vlmvid.tracking.outage import Breaker, without_password, without_passwords
+from vlmvid.tracking.outage import Breaker, without_password
 from vlmvid.tracking.spool import Spool
 from vlmvid.tracking.spool_claim import SpoolClaim
 from vlmvid.tracking.spooled import MAX_PARAM_CHARS, SEND_SECONDS, STAGE_END_SECONDS, SpooledRun
@@ -94,7 +95,7 @@ class SpooledTracker:
             yield run
         except BaseException as error:
             status = status_of(error)
-            run.set_tags({"vlmvid.error": without_passwords(f"{type(error).__name__}: {error}")[:MAX_PARAM_CHARS]})
+            run.set_tags({"vlmvid.error": without_secrets(f"{type(error).__name__}: {error}")[:MAX_PARAM_CHARS]})
             raise
         finally:
             self._open_stages.pop(stage, None)
@@ -157,7 +158,7 @@ class SpooledTracker:
                 run.close()
             self._breaker.succeeded()
         except (TrackingError, OSError) as error:
-            self._breaker.failed(without_passwords(str(error)))
+            self._breaker.failed(without_secrets(str(error)))
         if run.lost:
             logger.warning("of what an earlier run left in %s: %s", path, "; ".join(run.lost))
 
