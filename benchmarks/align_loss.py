@@ -183,7 +183,7 @@ def compared(names: dict[str, Way], num_pairs: int, arguments: argparse.Namespac
             for name in order[number % len(order) :] + order[: number % len(order)]:
                 save = Path(folder, f"{order.index(name)}.pt") if number == 0 else None
                 runs[name].append(run(name, num_pairs, arguments, save))
-        tensors = [torch.load(Path(folder, f"{index}.pt")) for index in range(len(order))]
+        tensors = [torch.load(Path(folder, f"{index}.pt"), weights_only=True) for index in range(len(order))]
     for name, found in list(zip(order, tensors, strict=True))[1:]:
         equal[name] = differences(name, found, tensors[0], num_pairs)
     results = {name: summary(name, num_pairs, arguments.dim, some) for name, some in runs.items()}
