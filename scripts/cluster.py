@@ -65,16 +65,18 @@ class Cluster:
         folder: where logs and the clients' local files go; it is made and left.
         pools: the work pools that get a process worker each, named ``worker-<pool>``. The worker's flow runs have
             ``environment()`` and start in the repository.
+        only: the services to start, those that they need among them; all by default.
 
     The processes end when the thread that started them ends, however it ends.
     """
 
-    def __init__(self, folder: Path, *, pools: Sequence[str] = POOLS) -> None:
+    def __init__(self, folder: Path, *, pools: Sequence[str] = POOLS, only: Sequence[str] | None = None) -> None:
         self.folder = folder.resolve()
         self._pools = tuple(pools)
         self._secrets = _Secrets()
         names = ("postgres", "redis", "s3", "prefect", "mlflow", *(f"worker-{pool}" for pool in pools))
         self._ports = dict(zip(names, free_ports(len(names)), strict=True))
+        self._only = only
         self._data = Path()
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(STEERING)}
         inherited["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), inherited.get("PYTHONPATH"))))
@@ -124,6 +126,9 @@ class Cluster:
     def __enter__(self) -> Cluster:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._data = Path(tempfile.mkdtemp(prefix="vlmvid-cluster-"))
+        for service in self._describe():
+            if self._only is None or service.name in self._only:
+                self._processes.add(service)
         try:
             self._start_all()
         except BaseException:
@@ -165,27 +170,32 @@ class Cluster:
         return self._processes.log(name)
 
     def _start_all(self) -> None:
-        for service in self._describe():
-            self._processes.add(service)
-        self._make_postgres()
+        if "postgres" in self.names:
+            self._make_postgres()
         self._start_together("postgres", "redis", "s3")
-        sql = [_postgres_program("psql"), "--no-psqlrc", "--quiet", "--file", str(ROOT / "docker/postgres/init.sql")]
-        self._processes.finish("postgres-init", sql, self._superuser_environment())
-        bucket = [sys.executable, str(ROOT / "docker/create_bucket.py")]
-        self._processes.finish("s3-init", bucket, {**self._s3_environment(), "VLMVID_BUCKET": BUCKET})
-        upgrade = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
-        self._processes.finish("prefect-migrate", upgrade, self._prefect_environment())
-        migrate = ["sh", str(ROOT / "docker/mlflow/migrate.sh")]
-        self._processes.finish("mlflow-migrate", migrate, self._mlflow_environment())
+        if "postgres" in self.names:
+            sql = ["--no-psqlrc", "--quiet", "--file", str(ROOT / "docker/postgres/init.sql")]
+            self._processes.finish("postgres-init", [_postgres_program("psql"), *sql], self._superuser_environment())
+        if "s3" in self.names:
+            bucket = [sys.executable, str(ROOT / "docker/create_bucket.py")]
+            self._processes.finish("s3-init", bucket, {**self._s3_environment(), "VLMVID_BUCKET": BUCKET})
+        if "prefect" in self.names:
+            upgrade = [sys.executable, "-m", "prefect", "server", "database", "upgrade", "-y"]
+            self._processes.finish("prefect-migrate", upgrade, self._prefect_environment())
+        if "mlflow" in self.names:
+            migrate = ["sh", str(ROOT / "docker/mlflow/migrate.sh")]
+            self._processes.finish("mlflow-migrate", migrate, self._mlflow_environment())
         self._start_together("prefect", "prefect-services", "mlflow")
-        init = [sys.executable, str(ROOT / "docker/prefect_init.py"), "--pools", *self._pools]
-        self._processes.finish("prefect-init", init, self.environment())
+        if "prefect" in self.names:
+            init = [sys.executable, str(ROOT / "docker/prefect_init.py"), "--pools", *self._pools]
+            self._processes.finish("prefect-init", init, self.environment())
         self._start_together(*(f"worker-{pool}" for pool in self._pools))
 
     def _start_together(self, *names: str) -> None:
-        for name in names:
+        wanted = [name for name in names if name in self.names]
+        for name in wanted:
             self._processes.start(name, wait=False)
-        for name in names:
+        for name in wanted:
             self._processes.wait_for(name)
 
     def _end(self) -> None:
@@ -286,6 +296,7 @@ class Cluster:
             "PREFECT_SERVER_DATABASE_USER": "prefect",
             "PREFECT_SERVER_DATABASE_NAME": "prefect",
             "PREFECT_SERVER_DATABASE_PASSWORD": self._secrets.prefect_db,
+            "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false",
             "PREFECT_SERVER_API_AUTH_STRING": self._secrets.prefect_auth,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
             "PREFECT_MESSAGING_BROKER": "prefect_redis.messaging",
