@@ -11,6 +11,7 @@ from vlmvid.cli.output import add_json, write
 def add_upkeep_commands(commands: Any) -> None:
     """Add the commands of this module."""
     _gc_command(commands)
+    _doctor_command(commands)
 
 
 def _gc_command(commands: Any) -> None:
@@ -34,6 +35,23 @@ def _gc_command(commands: Any) -> None:
     )
     add_json(gc)
     gc.set_defaults(command=_gc)
+
+
+def _doctor_command(commands: Any) -> None:
+    text = "what of this machine, its services and the store would spoil a run, and how to mend it"
+    doctor = commands.add_parser("doctor", help=text, description=f"{text}; exit code 1 when something is an error")
+    doctor.add_argument("recipe", nargs="?", help="a YAML file: also check what it needs")
+    doctor.add_argument("--home", help="the store (default: VLMVID_HOME, else ./.vlmvid)")
+    add_json(doctor)
+    doctor.set_defaults(command=_doctor)
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from vlmvid.pipeline.doctor import examine, findings_text
+
+    findings = examine(arguments.home, arguments.recipe)
+    write([finding.model_dump() for finding in findings] if arguments.json else findings_text(findings))
+    return 1 if any(finding.status == "error" for finding in findings) else 0
 
 
 def _gc(arguments: argparse.Namespace) -> int:

@@ -129,13 +129,19 @@ def collect_garbage(
 
 
 def running_stages(home: Path) -> list[str]:
-    """The stages whose locks a process holds, as ``stage key``."""
+    """What runs on this machine, as ``stage key``, and ``tracking of NAME`` between stages: whose locks are held."""
     found = []
-    for path in sorted((home / "locks").glob("*.lock")):
-        if path.name != GC_LOCK and _is_held(path):
-            stage, _, key = path.stem.rpartition("-")
-            found.append(f"{stage} {key}")
+    for path in _lock_files(home):
+        if _is_held(path):
+            name, _, key = path.stem.rpartition("-")
+            found.append(f"{name} {key}" if path.parent.parent == home else f"tracking of {name}")
     return found
+
+
+def _lock_files(home: Path) -> list[Path]:
+    """The locks of stages and of what is tracked."""
+    folders = (home / "locks", home / "tracking" / "locks")
+    return [path for folder in folders for path in sorted(folder.glob("*.lock")) if path.name != GC_LOCK]
 
 
 def _check(place: str, older_than_hours: float, superseded: bool, keep_recipes: int | None) -> None:
@@ -172,8 +178,8 @@ class _Search:
         if "://" not in self._place:
             yield from self._local()
         yield from find_temporaries(self._place)
-        for path in sorted((self._store.home / "locks").glob("*.lock")):
-            if path.name != GC_LOCK and not _is_held(path):
+        for path in _lock_files(self._store.home):
+            if not _is_held(path):
                 yield leftover(path, "lock", "a lock that nobody holds")
 
     def _local(self) -> Iterator[Leftover]:
