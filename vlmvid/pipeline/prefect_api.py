@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from urllib.parse import urlsplit
 
+from vlmvid.config.addresses import open_http, without_secrets
 from vlmvid.errors import ConfigError
 
 API_VARIABLE = "PREFECT_API_URL"
@@ -22,7 +23,7 @@ def check_api_url(url: str | None = None) -> None:
     parts = urlsplit(url)
     if url and (parts.scheme not in ("http", "https") or not parts.netloc):
         raise ConfigError(
-            f"{API_VARIABLE}={url!r} is no address of a Prefect server: it must begin with http:// or https://, as "
+            f"{API_VARIABLE}={without_secrets(url)!r} is no address of a Prefect server: it must begin with http:// or https://, as "
             f"{EXAMPLE} does; set it so, or unset it"
         )
 
@@ -40,11 +41,12 @@ def require_api(url: str | None, *, timeout_seconds: float = 10.0) -> str:
     check_api_url(url)
     health = url.rstrip("/") + "/health"
     try:
-        with urllib.request.urlopen(health, timeout=timeout_seconds) as answer:  # a checked http address
+        request = urllib.request.Request(health)  # noqa: S310  # open_http opens http and https alone
+        with open_http(request, timeout_seconds) as answer:
             answer.read()
     except (OSError, ValueError, urllib.error.HTTPError) as error:
         raise ConfigError(
-            f"no Prefect server answers at {API_VARIABLE}={url!r} ({health}: {error}); start it with "
+            f"no Prefect server answers at {API_VARIABLE}={without_secrets(url)!r} ({error}); start it with "
             "`prefect server start`, or correct the address, which ends in /api"
         ) from error
     return url
