@@ -27,8 +27,8 @@ os.environ.update(
 
 import pytest  # noqa: E402
 
-# One Prefect server for all folders: a second start costs a minute on a slow machine.
-pytest_plugins = ["tests.prefect_fixtures"]
+# One server of each kind for all folders: a second start costs a minute on a slow machine.
+pytest_plugins = ["tests.mlflow_fixtures", "tests.prefect_fixtures"]
 
 
 @pytest.fixture(autouse=True)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
-from tests.unit.test_tracking_server import Server
+from tests.mlflow_fixtures import MlflowServer
 from tests.unit.tracking_fixtures import EXPERIMENT, client_of, fresh_home, open_home
 from vlmvid.config.schema import TrackingConfig
 from vlmvid.tracking import NullTracker, open_tracker
@@ -23,16 +22,6 @@ ROWS = [{"step": 1, "prompt": "What?", "answer": "7"}, {"step": 1, "prompt": "Wh
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     return fresh_home(tmp_path / "home")
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    server = Server(tmp_path / "server")
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
 
 
 def started(home: Path, key: str = "p") -> MlflowTracker:
@@ -147,8 +136,8 @@ def test_the_same_part_of_two_pipelines_has_two_runs_and_spools(home: Path) -> N
             assert one.spool.path != other.spool.path  # type: ignore[attr-defined]
 
 
-def test_tables_over_http_are_what_mlflow_reads(server: Server, tmp_path: Path) -> None:
-    tracker = open_tracker(TrackingConfig(uri=server.uri, experiment="tables"), tmp_path / "home")
+def test_tables_over_http_are_what_mlflow_reads(mlflow_server: MlflowServer, tmp_path: Path) -> None:
+    tracker = open_tracker(TrackingConfig(uri=mlflow_server.uri, experiment="tables"), tmp_path / "home")
     tracker.start_pipeline(pipeline_key="p", name="demo", config={}, tags={})
     with tracker.stage("train_vlm", "t"), tracker.stage("train_vlm/one", "k") as run:
         run.log_table("evaluation/samples.json", ROWS)
@@ -158,7 +147,7 @@ def test_tables_over_http_are_what_mlflow_reads(server: Server, tmp_path: Path) 
         run.log_table("other.json", [{"path": tmp_path}])
     tracker.finish("FINISHED")
     assert tracker.gaps == []
-    client = MlflowClient(server.uri, registry_uri=server.uri)
+    client = MlflowClient(mlflow_server.uri, registry_uri=mlflow_server.uri)
     tag = json.loads(client.get_run(run.run_id).data.tags[TABLES_TAG])
     assert tag == [{"path": "evaluation/samples.json", "type": "table"}, {"path": "other.json", "type": "table"}]
     held = json.loads(Path(client.download_artifacts(run.run_id, "evaluation/samples.json", str(tmp_path))).read_text())

@@ -2,87 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from mlflow.tracking import MlflowClient
 
-from tests.unit.tracking_fixtures import free_port, migrated_database
+from tests.mlflow_fixtures import MlflowServer
 from vlmvid.config.schema import TrackingConfig
 from vlmvid.tracking import open_tracker
 from vlmvid.tracking.mlflow import MlflowTracker
 from vlmvid.tracking.mlflow_registry import download_model
-
-START_TIMEOUT_SECONDS = 90.0
-
-
-class Server:
-    """One `mlflow server` on a loopback port, in a process group of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        shutil.copy(migrated_database(), folder / "server.db")
-        self.folder = folder
-        self.port = free_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self.folder / 'server.db'}", "--workers", "1"]
-        command += ["--artifacts-destination", str(self.folder / "artifacts")]
-        with (self.folder / "server.log").open("ab") as log:
-            environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONWARNINGS": "default"}
-            self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, cwd=self.folder, env=environment, start_new_session=True
-            )
-        deadline = time.monotonic() + START_TIMEOUT_SECONDS
-        while time.monotonic() < deadline:
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=2).close()
-                return
-            except OSError:
-                assert self.process.poll() is None, (self.folder / "server.log").read_text()
-                time.sleep(0.1)
-        raise AssertionError((self.folder / "server.log").read_text())
-
-    def signal(self, number: signal.Signals) -> None:
-        """To the server and its workers."""
-        assert self.process is not None
-        os.killpg(self.process.pid, number)
-
-    def close(self) -> None:
-        """End every process of the server."""
-        if self.process is not None:
-            with suppress(ProcessLookupError):
-                self.signal(signal.SIGKILL)
-            self.process.wait()
-
-
-@pytest.fixture(scope="module")
-def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("mlflow") / "server")
-    try:
-        yield server
-    finally:
-        server.close()
-
-
-@pytest.fixture
-def server(shared_server: Server) -> Server:
-    if shared_server.process is None or shared_server.process.poll() is not None:
-        shared_server.start()
-    return shared_server
 
 
 def started(uri: str, home: Path) -> MlflowTracker:
@@ -93,12 +25,12 @@ def started(uri: str, home: Path) -> MlflowTracker:
 
 
 def test_a_registered_model_is_downloaded_once(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    mlflow_server: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("VLMVID_CACHE", str(tmp_path / "cache"))
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "model.json").write_text("{}")
-    tracker = started(server.uri, tmp_path / "home")
+    tracker = started(mlflow_server.uri, tmp_path / "home")
     with tracker.stage("register", "r1") as run:
         registered = tracker.register(
             model_folder=tmp_path / "weights",
@@ -110,18 +42,18 @@ def test_a_registered_model_is_downloaded_once(
         )
     tracker.finish("FINISHED")
     assert tracker.gaps == []
-    folder = download_model("models:/over-http@candidate", server.uri)
+    folder = download_model("models:/over-http@candidate", mlflow_server.uri)
     assert folder.is_relative_to(tmp_path / "cache")
     assert (folder / "artifacts" / "weights" / "model.json").read_text() == "{}"
     (folder / "seen").touch()
-    assert (download_model(registered.uri, server.uri) / "seen").exists()
+    assert (download_model(registered.uri, mlflow_server.uri) / "seen").exists()
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     assert capfd.readouterr().out == ""
 
 
-def test_an_outage_leaves_a_gap_that_is_filled_later(server: Server, tmp_path: Path) -> None:
+def test_an_outage_leaves_a_gap_that_is_filled_later(mlflow_server: MlflowServer, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    tracker = started(server.uri, home)
+    tracker = started(mlflow_server.uri, home)
     before = time.time_ns() // 1_000_000
     with tracker.stage("align", "a1") as run:
         for step in range(300):
@@ -130,7 +62,7 @@ def test_an_outage_leaves_a_gap_that_is_filled_later(server: Server, tmp_path: P
         assert run_id is not None
         # Stopped, not killed: the server does what it was asked after it goes on, although the
         # client has given up by then. Sent again, the same points must not be there twice.
-        server.signal(signal.SIGSTOP)
+        mlflow_server.signal(signal.SIGSTOP)
         clock = time.monotonic()
         for step in range(300, 900):
             run.log_metrics({"loss": float(step)}, step=step)
@@ -140,14 +72,14 @@ def test_an_outage_leaves_a_gap_that_is_filled_later(server: Server, tmp_path: P
     after = time.time_ns() // 1_000_000
     assert any("metric" in gap and "status" in gap and "align" in gap for gap in tracker.gaps)
 
-    server.signal(signal.SIGCONT)
+    mlflow_server.signal(signal.SIGCONT)
     # The stage's result is in the store now, so the next run of the pipeline only reuses it.
-    again = started(server.uri, home)
+    again = started(mlflow_server.uri, home)
     with again.stage("align", "a1", cached=True) as reopened:
         assert reopened.run_id == run_id
     again.finish("FINISHED")
     assert again.gaps == []
-    client = MlflowClient(server.uri, registry_uri=server.uri)
+    client = MlflowClient(mlflow_server.uri, registry_uri=mlflow_server.uri)
     points = client.get_metric_history(run_id, "loss")
     assert sorted((point.step, point.value) for point in points) == [(step, float(step)) for step in range(900)]
     assert all(before <= point.timestamp <= after for point in points)
@@ -161,8 +93,8 @@ def test_an_outage_leaves_a_gap_that_is_filled_later(server: Server, tmp_path: P
     assert parent.data.params == {"lr": "1"}
     assert Path(client.download_artifacts(parent.info.run_id, "config.json", str(tmp_path))).is_file()
 
-    with started(server.uri, home).stage("align", "a2") as killed:
-        server.signal(signal.SIGKILL)
+    with started(mlflow_server.uri, home).stage("align", "a2") as killed:
+        mlflow_server.signal(signal.SIGKILL)
         clock = time.monotonic()
         for step in range(1000):
             killed.log_metrics({"loss": float(step)}, step=step)

@@ -20,6 +20,7 @@ from vlmvid.pipeline.encode import feature_column, patch_column
 from vlmvid.pipeline.filter import training_clips
 from vlmvid.pipeline.index import NUM_EXAMPLES, IndexRow, read_index
 from vlmvid.pipeline.ingest import read_clips
+from vlmvid.pipeline.progress import is_reported
 from vlmvid.pipeline.request import RunRequest
 from vlmvid.pipeline.texts import text_column
 from vlmvid.pipeline.torchrun import is_torchrun, joined
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
 STAGE: StageName = "align"
 CURVES_FILE = "curves.jsonl"
-REPORT_EVERY = 10
 _WORD_OBJECTIVES = {"captioning", "masked_language"}
 
 
@@ -159,7 +159,8 @@ def _reporter(
             append_line(path, json.dumps(row, sort_keys=True))
         curves[step] = row
         context.progress.advance(STAGE)
-        if step % REPORT_EVERY == 0 or step == num_steps:
+        # A look at the validation split is rare, and the last one may end the training.
+        if is_reported(step, num_steps) or any(name.startswith("val_") for name in values):
             context.store.events.emit("train.step", stage=STAGE, step=step)
             if stage_run is not None:
                 stage_run.log_metrics(values, step=step)

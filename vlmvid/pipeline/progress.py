@@ -1,4 +1,7 @@
-"""One progress bar per long stage on stderr; silent where stderr is no terminal. Others may watch the same numbers."""
+"""How far a long stage is: a progress bar on stderr, silent where that is no terminal, and the points of its curves.
+
+Others may watch the numbers of the bar.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,18 @@ from typing import Any
 from tqdm import tqdm
 
 Watcher = Callable[[str, int, int], None]
+MIN_POINTS, MAX_POINTS = 20, 1000
+MAX_STEPS_BETWEEN = 10
+
+
+def is_reported(step: int, num_steps: int) -> bool:
+    """Is an update (from 1 to `num_steps`) a point of the curves that the tracking service gets?
+
+    Every tenth is; in a short training more, so that there are `MIN_POINTS` where there are as many updates, and in a
+    long one fewer, about `MAX_POINTS`. The first and the last always are.
+    """
+    between = max(1, min(MAX_STEPS_BETWEEN, num_steps // MIN_POINTS), num_steps // MAX_POINTS)
+    return step % between == 0 or step in (1, num_steps)
 
 
 class StageProgress:

@@ -20,6 +20,7 @@ from vlmvid.artifacts.files import write_bytes, write_json
 from vlmvid.artifacts.ledger import append_line, read_lines
 from vlmvid.config.vlm import VlmStageConfig
 from vlmvid.pipeline.context import RunContext
+from vlmvid.pipeline.progress import is_reported
 from vlmvid.pipeline.torchrun import Processes
 from vlmvid.pipeline.vlm_data import StageSamples, StoredMedia, stage_samples, stored_media, vlm_config
 from vlmvid.pipeline.vlm_keys import PART, stage_folder, stage_keys
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 REWARD = "reward"
 CURVES_FILE, LENGTHS_FILE = "curves.jsonl", "lengths.txt"
-REPORT_EVERY = 10
 _CHANGE_LANGUAGE = {"language", "norms", "embeddings", "adapters"}
 
 
@@ -246,7 +246,7 @@ class _Report:
         self.curves[step] = row
         self.context.progress.note(self.label, loss=values["loss"])
         self.context.progress.advance(self.label)
-        if step % REPORT_EVERY == 0 or step in (1, self.num_steps):
+        if is_reported(step, self.num_steps):
             self.context.store.events.emit("train.step", stage=self.label, step=step)
             self.run.log_metrics(values, step=step)
 
