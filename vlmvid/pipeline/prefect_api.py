@@ -23,8 +23,8 @@ def check_api_url(url: str | None = None) -> None:
     parts = urlsplit(url)
     if url and (parts.scheme not in ("http", "https") or not parts.netloc):
         raise ConfigError(
-            f"{API_VARIABLE}={without_secrets(url)!r} is no address of a Prefect server: it must begin with http:// or https://, as "
-            f"{EXAMPLE} does; set it so, or unset it"
+            f"{API_VARIABLE}={without_secrets(url)!r} is no address of a Prefect server: it must begin with http:// "
+            f"or https://, as {EXAMPLE} does; set it so, or unset it"
         )
 
 
