@@ -115,12 +115,14 @@ def test_the_registered_model_encodes_a_video_and_a_text(
 
 def test_vlmvid_run_prints_the_table_and_the_places(prefect_api: str, tracked_home: Path, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, write_dataset(tmp_path), **REGISTER)
-    environment = {**os.environ, "PREFECT_API_URL": prefect_api}
+    environment = {**os.environ, "PREFECT_API_URL": prefect_api, "PREFECT_LOGGING_LEVEL": "INFO"}
     command = [sys.executable, "-m", "vlmvid.cli", "run", str(recipe)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     for words in ("t2v_r_at_1", "95 % interval", "Report", "report.md", "Model", "models:/tiny-model/1", "mlflow ui"):
         assert words in done.stdout
+    for name in ("flow_runs: vlmvid-pipeline", "flow_runs: decode", "task_runs: decode shard 1", "task_runs: align"):
+        assert f"INFO prefect.{name}: Finished in state Completed()" in done.stderr
     again = subprocess.run([*command, "--json"], capture_output=True, text=True, env=environment, cwd=ROOT)
     summary = json.loads(again.stdout)
     assert summary["model"]["alias_uri"] == "models:/tiny-model@candidate"

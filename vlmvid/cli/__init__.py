@@ -57,5 +57,17 @@ def _parser() -> argparse.ArgumentParser:
 
 def _configure_logging(verbose: int) -> None:
     level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_NamedRuns("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("vlmvid").setLevel(level)
+
+
+class _NamedRuns(logging.Formatter):
+    """Says which task or flow run of Prefect a line is of: it leaves that to its own handler, which ours replaces."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        name = record.__dict__.get("task_run_name") or record.__dict__.get("flow_name")
+        if name:
+            record.message = f"{name}: {record.message}"  # which every handler writes anew
+        return super().formatMessage(record)
