@@ -133,7 +133,10 @@ def test_several_processes_end_in_the_weights_of_one(num_ranks: int, tmp_path: P
         )
 
 
-def test_torchrun_trains_one_artifact(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "attempts", [("trained",), pytest.param(("trained", "cached"), marks=pytest.mark.long)], ids=["once", "twice"]
+)
+def test_torchrun_trains_one_artifact(tmp_path: Path, attempts: tuple[str, ...]) -> None:
     """`vlmvid align` in two processes: one result with the weights of one process, which a second call reads."""
     manifest, home = write_dataset(tmp_path), tmp_path / "home"
     sections = {**NO_TRACKING, "align": {**RECIPE["align"], "dropout": 0.0}, "evaluate": None}
@@ -142,7 +145,7 @@ def test_torchrun_trains_one_artifact(tmp_path: Path) -> None:
     ref = run(request_for(tmp_path, tmp_path / "alone", manifest, **sections), "align")["align"]
     expected = load_alignment(Path(ref.uri)).state_dict()
     command = ["-m", "vlmvid.cli", "align", str(tmp_path / "tiny.yaml"), "--home", str(home), "--json"]
-    for attempt in ("trained", "cached"):
+    for attempt in attempts:
         log = tmp_path / attempt
         codes = start(2, command, log)
         first, other = (log.with_suffix(f".{rank}").read_text() for rank in (0, 1))
