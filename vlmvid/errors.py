@@ -12,7 +12,8 @@
     ├── CheckpointError                  weights or training state do not fit
     ├── EvaluationError    (ValueError)  an evaluation cannot be computed as asked
     ├── StageError                       a stage failed beyond its failure budget
-    └── TrackingError                    the tracking server or model registry refused
+    ├── TrackingError                    the tracking server or model registry refused
+    └── PromotionError                   the champion cannot be moved now; nothing was changed
 
 Every message says what was wrong, the value, what was expected and the mend.
 """
@@ -80,3 +81,7 @@ class StageError(VlmvidError):
 
 class TrackingError(VlmvidError):
     """The tracking server or the model registry refused or did not answer."""
+
+
+class PromotionError(VlmvidError):
+    """The champion of a registered model cannot be moved as asked: somebody else does, or did meanwhile."""

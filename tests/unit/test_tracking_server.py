@@ -42,11 +42,11 @@ def test_a_registered_model_is_downloaded_once(
         )
     tracker.finish("FINISHED")
     assert tracker.gaps == []
-    folder = download_model("models:/over-http@candidate", mlflow_server.uri)
+    folder = download_model("models:/over-http@candidate", mlflow_server.uri).folder
     assert folder.is_relative_to(tmp_path / "cache")
     assert (folder / "artifacts" / "weights" / "model.json").read_text() == "{}"
     (folder / "seen").touch()
-    assert (download_model(registered.uri, mlflow_server.uri) / "seen").exists()
+    assert (download_model(registered.uri, mlflow_server.uri).folder / "seen").exists()
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     assert capfd.readouterr().out == ""
 

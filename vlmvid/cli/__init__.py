@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 
 from vlmvid.cli.files import add_file_commands
 from vlmvid.cli.models import add_model_commands
+from vlmvid.cli.promote import add_promote_command
 from vlmvid.cli.recipes import add_recipe_commands
 from vlmvid.cli.upkeep import add_upkeep_commands
 from vlmvid.errors import ConfigError, VlmvidError
@@ -50,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_recipe_commands(commands)
     add_model_commands(commands)
+    add_promote_command(commands)
     add_file_commands(commands)
     add_upkeep_commands(commands)
     return parser

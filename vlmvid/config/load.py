@@ -36,12 +36,12 @@ def read_recipe_dict(path: Path) -> dict[str, Any]:
 
 
 def _read_merged(path: Path, prepare: Callable[[dict[str, Any], Path], dict[str, Any]]) -> dict[str, Any]:
-    data = prepare(_read_yaml(path), path)
+    data = prepare(read_yaml(path), path)
     base_name = data.pop("extends", None)
     if base_name is None:
         return data
     base_path = path.parent / str(base_name)
-    base = prepare(_read_yaml(base_path), base_path)
+    base = prepare(read_yaml(base_path), base_path)
     if "extends" in base:
         raise ConfigError(
             f"{path} extends {base_path}, which itself extends {base['extends']!r}; "
@@ -71,21 +71,22 @@ def _with_stage_file(stage: object, folder: Path) -> object:
     return deep_merge(file, {name: value for name, value in own.items() if name != "extends"})
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path, what: str = "recipe") -> dict[str, Any]:
+    """The mapping in the YAML file `path`, by the safe loader; raises ConfigError, which calls the file a `what`."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         siblings = sorted(p.name for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         known = f"; {path.parent} holds: {', '.join(siblings)}" if siblings else ""
-        raise ConfigError(f"recipe {path} does not exist{nearest(path.name, siblings)}{known}") from None
+        raise ConfigError(f"{what} {path} does not exist{nearest(path.name, siblings)}{known}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"recipe {path} cannot be read: {error}") from error
+        raise ConfigError(f"{what} {path} cannot be read: {error}") from error
     try:
         data = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"recipe {path} is not valid YAML: {error}") from error
+        raise ConfigError(f"{what} {path} is not valid YAML: {error}") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"recipe {path} must be a mapping of sections, got {type(data).__name__}")
+        raise ConfigError(f"{what} {path} must be a mapping of sections, got {type(data).__name__}")
     return data
 
 

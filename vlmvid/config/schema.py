@@ -25,6 +25,7 @@ from vlmvid.config.evaluation_options import (
     VlmAnswersConfig,
 )
 from vlmvid.config.filtering import FilterConfig
+from vlmvid.config.model_alias import NewVersionAlias
 from vlmvid.config.vlm import VlmConfig
 from vlmvid.types import Split
 
@@ -234,7 +235,7 @@ class RegisterConfig(Config):
     """The registered model's name and the alias that the new version gets."""
 
     model_name: str = Field(min_length=1, pattern=r"^[^/:@]+$")
-    alias: str = "candidate"
+    alias: NewVersionAlias = "candidate"
 
 
 class SearchConfig(Config):

@@ -188,12 +188,12 @@ def _items(task: Task, clips: Sequence[Clip], manifest: str) -> list[Item]:
 
 
 def _identity(task: Task, uri: str, manifest: str, settings: GenerationSettings) -> dict[str, Any]:
-    from vlmvid.serving.load import find_model_folder, locate
+    from vlmvid.serving.load import fetch_model_folder
     from vlmvid.serving.model_folder import MANIFEST
 
     return {
         "task": task,
-        "model": sha256_file(find_model_folder(locate(uri)) / MANIFEST),
+        "model": sha256_file(fetch_model_folder(uri) / MANIFEST),
         "manifest": sha256_file(Path(manifest)),
         "settings": settings.model_dump(mode="json"),
     }

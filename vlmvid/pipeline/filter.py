@@ -183,10 +183,10 @@ def _model_folder(context: RunContext, config: AlignmentScoreConfig) -> Path:
     its frozen models, are not the recipe's.
     """
     from vlmvid.models.saving import save_text, save_vision
-    from vlmvid.serving.load import find_model_folder, locate
+    from vlmvid.serving.load import fetch_model_folder
     from vlmvid.serving.model_folder import read_decode, read_stored, verify_model_folder
 
-    folder = find_model_folder(locate(config.model, context.registry_uri))
+    folder = fetch_model_folder(config.model, context.registry_uri)
     verify_model_folder(folder)
     wanted, stated = context.recipe.decode, read_decode(folder)
     problems = [

@@ -357,9 +357,9 @@ class StageKeys:
 
     def _model_digest(self, model: str) -> str:
         """Digest of the model at an address: an alias moves, what counts is the model it names now."""
-        from vlmvid.serving.load import find_model_folder, locate
+        from vlmvid.serving.load import fetch_model_folder
 
-        return self._hash_file(find_model_folder(locate(model, self._registry_uri())) / "model.json")
+        return self._hash_file(fetch_model_folder(model, self._registry_uri()) / "model.json")
 
     def _make(self, stage: str, inputs: tuple[StageName, ...], config: dict[str, Any]) -> KeyParts:
         code, packages = dict[str, str](), dict[str, str]()

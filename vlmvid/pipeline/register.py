@@ -7,9 +7,12 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vlmvid.artifacts import ArtifactRef
+from vlmvid.artifacts import ArtifactRef, hash_json
+from vlmvid.artifacts.digests import sha256_file
 from vlmvid.artifacts.files import read_json, scratch_folder, write_json
+from vlmvid.config import Recipe
 from vlmvid.config.evaluation_options import VlmAnswersConfig
+from vlmvid.config.gates import ModelKind
 from vlmvid.config.schema import StageName
 from vlmvid.errors import ArtifactError, TrackingError
 from vlmvid.pipeline.context import RunContext, open_context
@@ -17,6 +20,8 @@ from vlmvid.pipeline.encode import vision_backbone
 from vlmvid.pipeline.request import RunRequest
 from vlmvid.pipeline.texts import text_encoder
 from vlmvid.tracking.base import NullRun, RegisteredModel
+from vlmvid.tracking.environment import code_tags
+from vlmvid.tracking.registry import EVALUATE_KEY, KIND, MODEL_DIGEST
 
 if TYPE_CHECKING:
     from vlmvid.serving.model_folder import Part
@@ -198,19 +203,43 @@ def _trained(context: RunContext) -> list[StageName]:
 def _register(context: RunContext, folder: Path) -> RegisteredModel:
     config = context.recipe.register_
     assert config is not None  # the stage exists only with its section
-    keys = context.keys
-    stages: list[StageName] = ["ingest", "encode", *_trained(context)]
-    tags = {f"vlmvid.{stage}_key": keys.key(stage) for stage in stages}
-    if context.recipe.evaluate is not None:
-        tags["vlmvid.evaluate_key"] = keys.key("evaluate")
+    evaluated = context.recipe.evaluate is not None
     return context.tracker.register(
         model_folder=folder,
         model_name=config.model_name,
         alias=config.alias,
-        fingerprint=keys.key("register"),
-        tags=tags,
+        fingerprint=context.keys.key("register"),
+        tags={**_lineage(context), MODEL_DIGEST: sha256_file(folder / "model.json")},
         stage_run=context.stage_runs.get(STAGE, NullRun()),
+        evaluation=context.folder("evaluate") if evaluated else None,
     )
+
+
+def _lineage(context: RunContext) -> dict[str, str]:
+    """What a version was made of: its kind, its stages' keys, and digests of data, weights and code."""
+    recipe, keys = context.recipe, context.keys
+    stages: list[StageName] = ["ingest", "encode", *_trained(context)]
+    tags = {f"vlmvid.{stage}_key": keys.key(stage) for stage in stages}
+    if recipe.evaluate is not None:
+        tags[EVALUATE_KEY] = keys.key("evaluate")
+        stages.append("evaluate")
+    parts = {stage: keys.parts(stage) for stage in stages}
+    weights = {side: digest for one in parts.values() for side, digest in one.weights.items()}
+    tags |= {f"vlmvid.{side}_digest": weights[side] for side in ("vision", "text", "language") if side in weights}
+    return tags | {
+        KIND: _kind(recipe),
+        "vlmvid.recipe": recipe.name,
+        "vlmvid.dataset": recipe.data.name,
+        "vlmvid.dataset_digest": keys.key(keys.rows_stage),  # as the runs name the dataset that they read
+        "vlmvid.code_digest": hash_json({name: [one.code, one.packages] for name, one in parts.items()}),
+        "vlmvid.version": code_tags()["vlmvid.version"],
+    }
+
+
+def _kind(recipe: Recipe) -> ModelKind:
+    if recipe.train_vlm is None:
+        return "dual_encoder"
+    return "vlm" if recipe.align is None else "dual_encoder_and_vlm"
 
 
 def _alias(context: RunContext) -> str:

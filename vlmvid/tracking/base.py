@@ -97,8 +97,9 @@ class Tracker(Protocol):
         fingerprint: str,
         tags: Mapping[str, str],
         stage_run: StageRun,
+        evaluation: Path | None = None,
     ) -> RegisteredModel:
-        """Register a model folder once per `fingerprint` and point `alias` at it.
+        """Register a model folder once per `fingerprint`, with its evaluation's files, and point `alias` at it.
 
         Raises:
             TrackingError: the registry refused or did not answer; nothing is half registered.
@@ -174,6 +175,7 @@ class NullTracker:
         fingerprint: str,
         tags: Mapping[str, str],
         stage_run: StageRun,
+        evaluation: Path | None = None,
     ) -> RegisteredModel:
         """Always raises TrackingError: there is no registry."""
         raise TrackingError(

@@ -227,6 +227,7 @@ class MlflowTracker(SpooledTracker):
         fingerprint: str,
         tags: Mapping[str, str],
         stage_run: StageRun,
+        evaluation: Path | None = None,
     ) -> RegisteredModel:
         """Register a model folder as a pyfunc model (models from code), once per fingerprint.
 
@@ -238,7 +239,9 @@ class MlflowTracker(SpooledTracker):
                 f"cannot register {model_name!r}: the service at {without_password(self._mlflow.uri)} has not "
                 "answered, so the stage has no run to hold the files; start the service and run the stage again"
             )
-        return register_model(self._mlflow, model_folder, model_name, alias, fingerprint, tags, stage_run.run_id)
+        return register_model(
+            self._mlflow, model_folder, model_name, alias, fingerprint, tags, stage_run.run_id, evaluation
+        )
 
 
 def _send_values(client: MlflowClient, run: OpenRun, records: list[Record]) -> list[str]:

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from vlmvid.config.addresses import without_secrets
-from vlmvid.errors import TrackingError
+from vlmvid.errors import TrackingError, VlmvidError
 from vlmvid.tracking.environment import environment
 from vlmvid.tracking.outage import Refused, RunVanished, Unreachable
 
@@ -39,7 +39,7 @@ def mlflow_calls(timeout_seconds: float | None) -> Iterator[None]:
     try:
         with environment(settings):
             yield
-    except TrackingError:
+    except VlmvidError:
         raise
     except MlflowException as error:
         raise _translated(error) from _showable(error)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 import mlflow.artifacts
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -16,12 +17,22 @@ from vlmvid.artifacts.files import scratch_folder
 from vlmvid.errors import TrackingError
 from vlmvid.tracking.base import RegisteredModel
 from vlmvid.tracking.environment import serving_requirements
+from vlmvid.tracking.evaluation_files import files_digest
 from vlmvid.tracking.filters import quoted, tags_filter
 from vlmvid.tracking.mlflow_calls import mlflow_calls, new_client, quiet
 from vlmvid.tracking.outage import probe, without_password
+from vlmvid.tracking.registry import (
+    EVALUATE_KEY,
+    EVALUATION,
+    EVALUATION_DIGEST,
+    EVALUATION_RUNS,
+    FINGERPRINT,
+    MODEL_DIGEST,
+    FetchedModel,
+)
 
 _SERVING = Path(__file__).resolve().parent.parent / "serving"
-_FINGERPRINT = "vlmvid.fingerprint"
+_MOST_RUNS = 20
 
 
 class Backend(Protocol):
@@ -42,33 +53,87 @@ def register_model(
     fingerprint: str,
     tags: Mapping[str, str],
     run_id: str,
+    evaluation: Path | None = None,
 ) -> RegisteredModel:
-    """One version of `model_name` for `fingerprint`, with its files under the run, and `alias` on it."""
+    """One version of `model_name` for `fingerprint`, with its files under the run, and `alias` on it.
+
+    The evaluation, a folder of files, lies beside the model: whoever reads the registry needs nothing else.
+    """
     backend.check()
-    all_tags = {**tags, _FINGERPRINT: fingerprint}
+    all_tags = {**tags, FINGERPRINT: fingerprint}
     with mlflow_calls(None):
         client = backend.client()
-        where = f"name = {quoted(model_name)} and {tags_filter({_FINGERPRINT: fingerprint})}"
-        known = sorted(int(version.version) for version in client.search_model_versions(where))
+        known = _versions_of(client, model_name, fingerprint)
         if known:
-            version = str(known[0])
+            version = known[0]
+            all_tags |= _evaluation_tags(client, version, evaluation)
+            if EVALUATION_RUNS not in version.tags:
+                all_tags |= _evaluation_runs(client, run_id, tags)
             for key, value in all_tags.items():
-                client.set_model_version_tag(model_name, version, key, value)
+                if version.tags.get(key) != value:
+                    client.set_model_version_tag(model_name, version.version, key, value)
         else:
             _create_registered_model(client, model_name)
             source = _upload_model(client, run_id, model_folder, fingerprint)
-            version = str(
-                client.create_model_version(
-                    model_name, source, run_id=run_id, tags=all_tags, await_creation_for=0
-                ).version
-            )
+            all_tags |= {**_upload_evaluation(client, run_id, evaluation), **_evaluation_runs(client, run_id, tags)}
+            client.create_model_version(model_name, source, run_id=run_id, tags=all_tags, await_creation_for=0)
+        number = str(_leave_one(client, model_name, fingerprint).version)
         before = client.get_registered_model(model_name).aliases.get(alias)
-        client.set_registered_model_alias(model_name, alias, version)
-    moved_from = None if before is None or str(before) == version else str(before)
-    return RegisteredModel(model_name, version, moved_from)
+        client.set_registered_model_alias(model_name, alias, number)
+    moved_from = None if before is None or str(before) == number else str(before)
+    return RegisteredModel(model_name, number, moved_from)
 
 
-def download_model(uri: str, tracking_uri: str, cache: Path | None = None) -> Path:
+def _versions_of(client: MlflowClient, model_name: str, fingerprint: str) -> list[ModelVersion]:
+    where = f"name = {quoted(model_name)} and {tags_filter({FINGERPRINT: fingerprint})}"
+    return sorted(client.search_model_versions(where), key=lambda version: int(version.version))
+
+
+def _leave_one(client: MlflowClient, model_name: str, fingerprint: str) -> ModelVersion:
+    """The first version of the fingerprint; later ones go.
+
+    MLflow makes a version for whoever asks. Of two that register one model at once each looks only after its version is
+    there, so both find the same first one.
+    """
+    first, *others = _versions_of(client, model_name, fingerprint)
+    for other in others:
+        try:
+            client.delete_model_version(model_name, other.version)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # the process that made it was faster
+                raise
+    return first
+
+
+def _evaluation_tags(client: MlflowClient, version: ModelVersion, evaluation: Path | None) -> dict[str, str]:
+    """Tags of a version that lacks this evaluation, which is put beside its model; no tags where it has it."""
+    if evaluation is None or version.tags.get(EVALUATION_DIGEST) == files_digest(evaluation) or not version.run_id:
+        return {}
+    return _upload_evaluation(client, version.run_id, evaluation)
+
+
+def _upload_evaluation(client: MlflowClient, run_id: str, evaluation: Path | None) -> dict[str, str]:
+    if evaluation is None:
+        return {}
+    digest = files_digest(evaluation)
+    folder = f"evaluation/{digest[:16]}"
+    client.log_artifacts(run_id, str(evaluation), folder)
+    return {EVALUATION: folder, EVALUATION_DIGEST: digest}
+
+
+def _evaluation_runs(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> dict[str, str]:
+    """The runs that computed the evaluation, else those that reused it, in the experiment of `run_id`."""
+    if EVALUATE_KEY not in tags:
+        return {}
+    experiment = client.get_run(run_id).info.experiment_id
+    where = tags_filter({"vlmvid.stage": "evaluate", "vlmvid.stage_key": tags[EVALUATE_KEY]})
+    runs = client.search_runs([experiment], where, max_results=_MOST_RUNS, order_by=["attributes.start_time DESC"])
+    computed = [run for run in runs if run.data.tags.get("vlmvid.cached") != "true"]
+    found = ",".join(str(run.info.run_id) for run in computed or runs)
+    return {EVALUATION_RUNS: found} if found else {}
+
+
+def download_model(uri: str, tracking_uri: str, cache: Path | None = None) -> FetchedModel:
     """The local folder of ``models:/NAME/VERSION``, ``models:/NAME@ALIAS`` or ``runs:/RUN/PATH``.
 
     Files that are local already are used in place. Others are downloaded once into `cache`
@@ -82,14 +147,21 @@ def download_model(uri: str, tracking_uri: str, cache: Path | None = None) -> Pa
     try:
         probe(tracking_uri, must_exist=True)
         with mlflow_calls(None):
-            source = _source_of(new_client(tracking_uri), uri)
+            source, digest = _source_of(new_client(tracking_uri), uri)
             if source.startswith(("/", "file:")):
-                return Path(mlflow.artifacts.download_artifacts(artifact_uri=source, tracking_uri=tracking_uri))
+                if not Path(source.removeprefix("file://")).exists():
+                    raise TrackingError(
+                        f"its files lie at {source}, which is not on this machine; run the MLflow server with "
+                        "--artifacts-destination, so that it hands them out, or copy the folder here"
+                    )
+                place = mlflow.artifacts.download_artifacts(artifact_uri=source, tracking_uri=tracking_uri)
+                return FetchedModel(Path(place), digest)
             root = cache or Path(os.environ.get("VLMVID_CACHE") or Path.home() / ".cache" / "vlmvid")
-            folder = root / "models" / sha256_text(f"{tracking_uri} {source}")[:24]
+            # With the digest: what lies at an address may be exchanged, what was registered may not.
+            folder = root / "models" / sha256_text(f"{tracking_uri} {source} {digest or ''}")[:24]
             if not folder.is_dir():
                 _download(source, tracking_uri, folder)
-            return folder
+            return FetchedModel(folder, digest)
     except TrackingError as error:
         raise TrackingError(f"cannot fetch the model {uri!r} from {without_password(tracking_uri)}: {error}") from error
 
@@ -108,21 +180,22 @@ def _download(source: str, tracking_uri: str, folder: Path) -> None:
                 raise
 
 
-def _source_of(client: MlflowClient, uri: str) -> str:
-    """Where the files of a model address are."""
+def _source_of(client: MlflowClient, uri: str) -> tuple[str, str | None]:
+    """Where the files of a model address are, and the digest that was registered with them."""
     kind, _, rest = uri.partition(":/")
     rest = rest.strip("/")
     name, separator, last = rest.partition("@") if "@" in rest else rest.partition("/")
     if kind == "runs" and last:
-        return f"{client.get_run(name).info.artifact_uri.rstrip('/')}/{last}"
+        return f"{client.get_run(name).info.artifact_uri.rstrip('/')}/{last}", None
     if kind == "models" and separator == "@":
         found = client.get_model_version_by_alias(name, last)
-        return str(client.get_model_version_download_uri(name, found.version))
-    if kind == "models" and last.isdecimal():
-        return str(client.get_model_version_download_uri(name, last))
-    raise TrackingError(
-        f"{uri!r} is not a model address; expected models:/NAME/VERSION, models:/NAME@ALIAS or runs:/RUN_ID/PATH"
-    )
+    elif kind == "models" and last.isdecimal():
+        found = client.get_model_version(name, last)
+    else:
+        raise TrackingError(
+            f"{uri!r} is not a model address; expected models:/NAME/VERSION, models:/NAME@ALIAS or runs:/RUN_ID/PATH"
+        )
+    return str(client.get_model_version_download_uri(name, found.version)), found.tags.get(MODEL_DIGEST)
 
 
 def _create_registered_model(client: MlflowClient, name: str) -> None:

@@ -110,6 +110,7 @@ class SpooledTracker:
         fingerprint: str,
         tags: Mapping[str, str],
         stage_run: StageRun,
+        evaluation: Path | None = None,
     ) -> RegisteredModel:
         """Offered by the implementations that have a registry."""
         raise TrackingError(

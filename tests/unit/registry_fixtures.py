@@ -1,0 +1,93 @@
+"""Versions of a registered model with evaluations made by hand."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vlmvid.config.schema import TrackingConfig
+from vlmvid.evaluation.base import TaskResult
+from vlmvid.evaluation.runner import write_results
+from vlmvid.metrics import mean_result
+from vlmvid.tracking import open_tracker
+from vlmvid.tracking.mlflow import MlflowTracker
+from vlmvid.tracking.registry import KIND
+from vlmvid.types import MetricResult
+
+NAME = "demo"
+GATES = """\
+kind: dual_encoder
+thresholds:
+  - {metric: vqa/mcq_accuracy, threshold: 0.6}
+no_regression:
+  - {metric: vqa/mcq_accuracy, max_loss: 0.1}
+"""
+
+
+def answered(right: Sequence[bool] | NDArray[np.bool_], names: Sequence[str] | None = None) -> TaskResult:
+    """A result of the task `vqa`: one question a clip, answered as `right` says."""
+    keys = names or [f"q{number}" for number in range(len(right))]
+    metric = mean_result("mcq_accuracy", np.asarray(right, dtype=np.bool_), seed=0, num_bootstrap=200)
+    samples = [
+        {"video_id": f"v-{key}", "question_id": key, "kind": "mcq", "question": "which?", "correct": bool(hit)}
+        for key, hit in zip(keys, right, strict=True)
+    ]
+    return TaskResult("vqa", "made by hand", (metric,), [dict(sample) for sample in samples])
+
+
+def shares(number_right: int, total: int = 200) -> TaskResult:
+    """`number_right` of `total` answers right."""
+    return answered([index < number_right for index in range(total)])
+
+
+def lone(task: str, metric: MetricResult) -> TaskResult:
+    """A result of one metric without samples."""
+    return TaskResult(task, "made by hand", (metric,))
+
+
+def tracker_at(uri: str, home: Path) -> MlflowTracker:
+    """A tracker whose spool lies in `home`."""
+    location = home / "mlartifacts" if uri.startswith("sqlite:") else None
+    tracker = open_tracker(TrackingConfig(uri=uri, experiment="promotions"), home)
+    assert isinstance(tracker, MlflowTracker)
+    if location is not None:
+        location.mkdir(parents=True, exist_ok=True)
+    return tracker
+
+
+def register_version(
+    uri: str,
+    home: Path,
+    fingerprint: str,
+    results: Sequence[TaskResult] | None,
+    kind: str | None = "dual_encoder",
+    alias: str = "candidate",
+) -> str:
+    """Register a model of that evaluation; returns its version."""
+    scratch = Path(mkdtemp(prefix="vlmvid-version-"))
+    (scratch / "model").mkdir()
+    (scratch / "model" / "model.json").write_text(f'{{"made": "{fingerprint}"}}')
+    if results is not None:
+        (scratch / "evaluation").mkdir()
+        write_results(results, scratch / "evaluation")
+    tracker = tracker_at(uri, home)
+    tracker.start_pipeline(pipeline_key="p", name="demo", config={}, tags={})
+    with tracker.stage("register", fingerprint) as run:
+        registered = tracker.register(
+            model_folder=scratch / "model",
+            model_name=NAME,
+            alias=alias,
+            fingerprint=fingerprint,
+            tags={} if kind is None else {KIND: kind},
+            stage_run=run,
+            evaluation=None if results is None else scratch / "evaluation",
+        )
+    tracker.finish("FINISHED")
+    assert tracker.gaps == []
+    shutil.rmtree(scratch)
+    return registered.version
