@@ -359,13 +359,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for command in (up, run):
         command.add_argument("--folder", type=Path, help="for logs and local files; a temporary folder by default")
         command.add_argument("--pools", nargs="*", default=POOLS, help="a worker for each of these work pools")
+        command.add_argument("--only", nargs="*", help="start only these services, e.g. postgres s3 mlflow")
     run.add_argument("words", nargs="+", help="the command, after --")
     options = parser.parse_args(arguments)
     folder = options.folder or Path(tempfile.mkdtemp(prefix="vlmvid-cluster-logs-"))
     signal.signal(signal.SIGTERM, _interrupt)
     sys.stderr.write(f"starting; logs are in {folder}\n")
     try:
-        with Cluster(folder, pools=options.pools) as cluster:
+        with Cluster(folder, pools=options.pools, only=options.only) as cluster:
             if options.command == "run":
                 return subprocess.run(
                     options.words, env={**os.environ, **cluster.environment()}, check=False
