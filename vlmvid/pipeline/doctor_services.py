@@ -115,7 +115,7 @@ def prefect() -> list[Finding]:
         seen = f"{shown}/health: {_words(answer)}"
         mend = "start it (prefect server start), or unset PREFECT_API_URL to run with a server of the run's own"
         return [error("prefect", seen, mend)]
-    told = ask(f"{api}/version", headers=_prefect_headers())
+    told = ask(f"{api}/admin/version", headers=_prefect_headers())  # /version is that of the API, 0.8.4 for years
     if told.status in (401, 403):
         mend = "export PREFECT_API_AUTH_STRING=USER:PASSWORD as the server has it (Prefect Cloud: PREFECT_API_KEY)"
         return [error("prefect", f"{shown} refuses this client: {_words(told)}", mend), *_clock("prefect", answer)]

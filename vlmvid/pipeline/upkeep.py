@@ -21,6 +21,7 @@ Ended = Callable[[Mapping[str, str]], str | None]
 """From a run's tags how it ended (``FAILED``, ``KILLED``), or None: it runs, or nothing is known of it."""
 
 MOST_ROWS = 30
+STRAGGLER_SECONDS = 60.0
 
 
 class Straggler(Config):
@@ -46,6 +47,7 @@ def maintain(
     ended: Ended | None = None,
     delete: bool = False,
     older_than_hours: float = DEFAULT_HOURS,
+    straggler_seconds: float = STRAGGLER_SECONDS,
 ) -> MaintenanceReport:
     """Close the runs whose owner has ended, wherever the store's recipes are tracked, then `collect_garbage`.
 
@@ -54,6 +56,7 @@ def maintain(
         ended: what the orchestrator knows of a run's owner; asked first, then the processes of this machine.
         delete: remove what gc finds; else it is only told.
         older_than_hours: as for `collect_garbage`.
+        straggler_seconds: runs that began less than so long ago are left alone.
 
     A tracking service that does not answer is a problem in the report, not an error. Raises as `collect_garbage`.
     """
@@ -62,7 +65,7 @@ def maintain(
     problems = []
     for uri, experiment in sorted(_experiments(place)):
         try:
-            stragglers += _close(uri, experiment, ended)
+            stragglers += _close(uri, experiment, ended, straggler_seconds)
         except TrackingError as error:
             problems.append(f"{without_secrets(uri)}: runs of {experiment!r} not looked at: {error}")
     garbage = collect_garbage(place, dry_run=not delete, older_than_hours=older_than_hours)
@@ -92,12 +95,12 @@ def maintenance_markdown(report: MaintenanceReport) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _close(uri: str, experiment: str, ended: Ended | None) -> list[Straggler]:
+def _close(uri: str, experiment: str, ended: Ended | None, straggler_seconds: float) -> list[Straggler]:
     from vlmvid.tracking.mlflow_stragglers import close_stragglers
 
     if _is_absent(uri):
         return []  # nothing was tracked yet
-    closed = close_stragglers(uri, experiment, lambda tags: _status(tags, ended))
+    closed = close_stragglers(uri, experiment, lambda tags: _status(tags, ended), older_than_seconds=straggler_seconds)
     return [Straggler(run_id=one.run_id, name=one.name, status=one.status, owner=one.owner) for one in closed]
 
 
