@@ -34,6 +34,10 @@ def test_breaker_waits_longer_after_each_failure_and_forgets_after_success() -> 
     assert not breaker.allows()
     now += 1.0
     assert breaker.allows()
+    breaker.failed("still down")
+    assert not breaker.allows()
+    breaker.retry_now()
+    assert breaker.allows() and breaker.broken
     breaker.succeeded()
     breaker.failed("down again")
     now += 30.0

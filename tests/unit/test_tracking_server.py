@@ -94,7 +94,7 @@ def test_an_outage_leaves_a_gap_that_is_filled_later(mlflow_server: MlflowServer
     assert Path(client.download_artifacts(parent.info.run_id, "config.json", str(tmp_path))).is_file()
 
     with started(mlflow_server.uri, home).stage("align", "a2") as killed:
-        mlflow_server.signal(signal.SIGKILL)
+        mlflow_server.kill()
         clock = time.monotonic()
         for step in range(1000):
             killed.log_metrics({"loss": float(step)}, step=step)

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from vlmvid.cli.files import add_file_commands
 from vlmvid.cli.models import add_model_commands
@@ -28,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _configure_logging(arguments.verbose)
     try:
         command: Callable[[argparse.Namespace], int] = arguments.command
-        return command(arguments)
+        with _terminated_as_interrupted():
+            return command(arguments)
     except ConfigError as error:
         return _fail(error, 2)
     except VlmvidError as error:
@@ -36,6 +40,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; run the same command again to go on\n")
         return 1
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """Within the block SIGTERM is what Ctrl-C is, so that runs are ended and files are closed."""
+    is_ours = (
+        threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    )
+    if is_ours:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _fail(error: Exception, code: int) -> int:

@@ -56,6 +56,11 @@ class Breaker:
         pause = FIRST_PAUSE_SECONDS if last_chance else self._pause_seconds
         return self._clock() - self._failed_at >= pause
 
+    def retry_now(self) -> None:
+        """Let the next caller ask at once; if that fails too, the pause goes on growing."""
+        if self._failed_at is not None:
+            self._failed_at = self._clock() - LONGEST_PAUSE_SECONDS
+
     def failed(self, reason: str) -> None:
         """Remember a failure and start the pause."""
         if self._failed_at is not None:

@@ -49,6 +49,7 @@ class SpooledTracker:
         self, *, pipeline_key: str, name: str, config: Mapping[str, Any], tags: Mapping[str, str]
     ) -> None:
         """Open the parent run and record the recipe: whole as config.json, flat as parameters."""
+        self._breaker.retry_now()
         tags = {**tags, **self._origin}
         spec = RunSpec(
             name=name,
