@@ -80,12 +80,23 @@ def fused_recipe(folder: Path, **options: Any) -> Path:
     )
 
 
+@pytest.fixture(scope="module")
+def plain_run(prefect_api: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Store]:
+    """A recipe, and what one process makes of it."""
+    folder = tmp_path_factory.mktemp("plain")
+    recipe = fused_recipe(folder)
+    return recipe, encode_with(recipe, folder / "home")
+
+
 @pytest.mark.parametrize("kind", ["thread:3", "process:2", "dask"])
 def test_every_runner_gives_the_same_bytes_and_rows(
-    kind: str, prefect_api: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    kind: str,
+    plain_run: tuple[Path, Store],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    recipe = fused_recipe(tmp_path)
-    plain = encode_with(recipe, tmp_path / "plain")
+    recipe, plain = plain_run
     assert pids_of(plain) == {os.getpid()}
     if kind == "dask":
         kind = f"dask:{request.getfixturevalue('cluster').scheduler_address}"

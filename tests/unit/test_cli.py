@@ -28,15 +28,16 @@ def recipe(tmp_path: Path) -> Path:
     return write_recipe(tmp_path, write_dataset(tmp_path), tracking={"enabled": False})
 
 
-def test_plan_json_has_the_shape_that_scripts_rely_on(recipe: Path, home: Path) -> None:
-    done = vlmvid("plan", str(recipe), "--json", home=home)
-    assert done.returncode == 0, done.stderr
-    stages = json.loads(done.stdout)["stages"]
+def test_plan_json_has_the_shape_that_scripts_rely_on(
+    recipe: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", str(recipe), "--json"]) == 0
+    stages = json.loads(capsys.readouterr().out)["stages"]
     assert [s["name"] for s in stages] == ["ingest", "decode", "encode", "align", "evaluate"]
     assert all(set(s) == {"name", "status", "key", "reason"} and s["status"] == "run" for s in stages)
 
 
-def test_stages_run_one_by_one_without_prefect(recipe: Path, home: Path) -> None:
+def test_stages_run_one_by_one_without_prefect(recipe: Path, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = (
         "import sys\n"
         "from vlmvid.cli import main\n"
@@ -46,7 +47,8 @@ def test_stages_run_one_by_one_without_prefect(recipe: Path, home: Path) -> None
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    plans = json.loads(vlmvid("plan", str(recipe), "--json", home=home).stdout)["stages"]
+    assert main(["plan", str(recipe), "--json"]) == 0
+    plans = json.loads(capsys.readouterr().out)["stages"]
     assert {s["status"] for s in plans} == {"cached"}
     metrics = json.loads(next((home / "stages" / "evaluate").glob("*/metrics.json")).read_text())
     assert metrics[0]["task"] == "retrieval"

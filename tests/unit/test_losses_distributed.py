@@ -226,7 +226,8 @@ def process(rank: int, world_size: int, folder: str) -> None:
     gc.collect()  # groups that error tracebacks still hold: their threads must end before the interpreter does
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+# With two, the neighbour on both sides is the same.
+@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.long), 3])
 def verdicts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
     world_size, folder = request.param, tmp_path_factory.mktemp("ring")
     torch.multiprocessing.spawn(process, (world_size, str(folder)), nprocs=world_size)

@@ -57,7 +57,7 @@ def length_histogram(lengths: Sequence[int]) -> str:
     counts = np.bincount(sizes // step)
     digits = len(str(step * len(counts) - 1))
     lines = [
-        f"{len(sizes)} samples, {sizes.min()} to {sizes.max()} tokens, mean {sizes.mean():.1f}, "
+        f"{len(sizes):,} samples, {sizes.min()} to {sizes.max()} tokens, mean {sizes.mean():.1f}, "
         f"median {np.median(sizes):.0f}"
     ]
     for number, count in list(enumerate(counts.tolist()))[int(sizes.min()) // step :]:

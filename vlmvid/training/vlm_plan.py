@@ -148,8 +148,8 @@ class StagePlan:
                 return
         if budget is not None:
             _log.warning(
-                "%s: token_budget=%d is not reached: num_epochs=%d show %d tokens; raise num_epochs to go on to the "
-                "budget",
+                "%s: token_budget=%d is not reached: the samples of num_epochs=%d have %d tokens; raise num_epochs to "
+                "go on to the budget",
                 self.name,
                 budget,
                 stage.num_epochs,
