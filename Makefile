@@ -2,6 +2,7 @@
 # make demo-real  the same on captioned pictures of Debian's tuxpaint-stamps-default
 # make test       set up .venv, check style and types, run the tests
 # make test-all   the tests and the long suites
+# make audit      known weaknesses of the pinned packages; needs pypi.org
 
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +12,7 @@ VLMVID_HOME ?= $(CURDIR)/.vlmvid
 STAMPS_DIR ?= $(VLMVID_HOME)/downloads/stamps
 export VLMVID_HOME
 
-.PHONY: venv demo demo-real test test-all lint types stamps clean
+.PHONY: venv demo demo-real test test-all lint audit types stamps clean
 
 venv: $(VENV)/.installed
 
@@ -39,6 +40,12 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive vlmvid flows scripts benchmarks
+
+# An environment of its own: what the tool needs is not what vlmvid needs. Strict: what cannot be looked up is an error.
+audit:
+	test -x $(VENV)/audit/bin/pip-audit || { $(PYTHON) -m venv $(VENV)/audit && \
+		$(VENV)/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit==2.10.1'; }
+	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
 
 types: venv
 	$(BIN)/mypy

@@ -7,15 +7,14 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.mlflow_fixtures import MlflowServer
 from tests.security.planting import SECRETS, found_in, holds, leaks, with_password
 from tests.tiny import write_dataset, write_recipe
 from tests.unit.pipeline_fixtures import run
-from tests.unit.test_tracking_server import Server
 from tests.unit.tracking_fixtures import free_port
 from vlmvid.errors import StageError, TrackingError
 from vlmvid.pipeline import make_request, summarise
@@ -61,18 +60,8 @@ def test_a_run_whose_tracking_service_is_away_writes_none(
     assert leaks([home]) == {}
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    found = Server(tmp_path_factory.mktemp("mlflow") / "server")
-    try:
-        found.start()
-        yield found
-    finally:
-        found.close()
-
-
 @pytest.mark.long
-def test_prefect_mlflow_and_the_home_hold_none(tmp_path: Path, server: Server) -> None:
+def test_prefect_mlflow_and_the_home_hold_none(tmp_path: Path, mlflow_server: MlflowServer) -> None:
     """A run that ends well, one that fails, and one without its tracking service, in the words of a user."""
     home, prefect_home = tmp_path / "home", tmp_path / "prefect"
     prefect_home.mkdir()
@@ -88,14 +77,14 @@ def test_prefect_mlflow_and_the_home_hold_none(tmp_path: Path, server: Server) -
         said.extend((done.stdout, done.stderr))
         return done.returncode
 
-    assert run_it(server.uri) == 0, said[-1]
+    assert run_it(mlflow_server.uri) == 0, said[-1]
     assert run_it(f"http://127.0.0.1:{free_port()}", "-o", "align.seed=1") == 0, said[-1]
     for clip in tmp_path.glob("clip*.mp4"):
         clip.write_bytes(b"")
-    assert run_it(server.uri) == 1
-    for folder in (home, server.folder, prefect_home):
+    assert run_it(mlflow_server.uri) == 1
+    for folder in (home, mlflow_server.folder, prefect_home):
         assert holds(folder, "planted-model") or holds(folder, "tiny"), f"nothing of the runs is in {folder}"
-    assert leaks([home, server.folder, prefect_home]) == {}
+    assert leaks([home, mlflow_server.folder, prefect_home]) == {}
     assert [found_in(text.encode()) for text in said] == [[]] * len(said)
     stored = [path for path in (prefect_home / "storage").rglob("*") if path.is_file()]
     assert stored == [], "Prefect keeps no results: they would be pickles"

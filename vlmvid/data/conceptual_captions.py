@@ -28,7 +28,7 @@ from pydantic import Field
 from vlmvid.artifacts.files import write_bytes
 from vlmvid.config.base import Config
 from vlmvid.data.base import Dataset, Defect, require_unique_ids
-from vlmvid.data.files import check_name, find_root, split_of
+from vlmvid.data.files import check_name, find_root, oversize, split_of
 from vlmvid.data.tables import read_columns
 from vlmvid.errors import DatasetError, DecodeError, MissingDataError
 from vlmvid.types import Clip
@@ -203,6 +203,9 @@ class ConceptualCaptionsDataset(Dataset):
                         place = _Sample(path, suffix, member.offset_data, member.size)
                         _add_picture(key, place, samples, defects)
                     elif suffix in (".txt", ".json") and (content := archive.extractfile(member)) is not None:
+                        if (too_large := oversize(f"{path}: the member {member.name}", member.size)) is not None:
+                            defects.append(Defect(key, str(path), too_large.reason_code, str(too_large)))
+                            continue
                         samples.setdefault(key, _Sample()).texts[suffix[1:]] = content.read()
         except DecodeError as error:
             defects.append(Defect(shard, printable(path), error.reason_code, str(error)))
@@ -217,7 +220,9 @@ class ConceptualCaptionsDataset(Dataset):
             if suffix in PICTURE_SUFFIXES:
                 _add_picture(key, _Sample(path, suffix), samples, defects)
                 return
-            check_file(path, self.restrict_root)
+            size = check_file(path, self.restrict_root).st_size
+            if (too_large := oversize(printable(path), size)) is not None:
+                raise too_large
             samples.setdefault(key, _Sample()).texts[suffix[1:]] = path.read_bytes()
         except (DecodeError, OSError) as error:
             code = error.reason_code if isinstance(error, DecodeError) else "unreadable"

@@ -12,6 +12,7 @@ from vlmvid.errors import ConfigError, DecodeError, MissingDataError
 from vlmvid.types import Split
 from vlmvid.video.paths import check_file, printable
 
+MAX_TEXT_BYTES = 1 << 24
 VIDEO_SUFFIXES = (
     ".3gp",
     ".asf",
@@ -54,9 +55,24 @@ def find_root(root: str, package: str | None) -> Path:
     return folder
 
 
+def oversize(name: str, size: int) -> DecodeError | None:
+    """The error for a file of captions of so many bytes, when it is too large to be one: it could fill the memory."""
+    if size <= MAX_TEXT_BYTES:
+        return None
+    return DecodeError(
+        f"{name} has {size:,} bytes, more than the {MAX_TEXT_BYTES:,} that a file of captions may have; take it away "
+        "or shorten it",
+        reason_code="caption_too_large",
+    )
+
+
 def read_text(path: Path, restrict_root: Path | None = None) -> str:
-    """A caption file's text; raises DecodeError when it is not UTF-8, cannot be read, or lies outside of the root."""
-    check_file(path, restrict_root)
+    """A caption file's text; raises DecodeError when it is not UTF-8, cannot be read, is too large, or lies outside of
+    the root.
+    """
+    too_large = oversize(printable(path), check_file(path, restrict_root).st_size)
+    if too_large is not None:
+        raise too_large
     try:
         return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
