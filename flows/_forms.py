@@ -41,3 +41,25 @@ EarlierStages = Annotated[
         "result of one is missing.",
     ),
 ]
+
+ModelName = Annotated[str, form_field("Model name", "A registered model in MLflow.", min_length=1)]
+PromotionAction = Annotated[
+    Literal["promote", "rollback"],
+    form_field(
+        "Action",
+        "promote: move the alias to the candidate if it passes the gates. rollback: move it back to the version it "
+        "pointed to before.",
+    ),
+]
+Candidate = Annotated[
+    str, form_field("Candidate", "What is to be promoted: an alias or a version number of the model.", min_length=1)
+]
+Alias = Annotated[str, form_field("Alias", "The alias that moves, by which the model is loaded.", min_length=1)]
+Gates = Annotated[str, form_field("Gates", "A YAML file of gates, found as a recipe is.", min_length=1)]
+TrackingUri = Annotated[
+    str,
+    form_field("MLflow", "The registry's address. Empty: MLFLOW_TRACKING_URI of the worker, else the home's database."),
+]
+
+Delete = Annotated[bool, form_field("Delete", "Off: only say what would be deleted from the store.")]
+OlderThanHours = Annotated[float, form_field("Older than (hours)", "What changed more recently is left alone.", ge=0)]

@@ -15,7 +15,9 @@ from vlmvid.pipeline.context import RunContext, open_context
 from vlmvid.pipeline.progress import Watcher
 from vlmvid.pipeline.request import RunRequest, recipe_json
 from vlmvid.tracking.base import StageRun, status_of
+from vlmvid.tracking.owner import PID_TAG, owner_tags
 
+ORIGIN_TAG = "vlmvid.origin_pid"
 logger = logging.getLogger(__name__)
 
 
@@ -65,7 +67,15 @@ def note_origin(request: RunRequest, tags: Mapping[str, str]) -> None:
     They are put on the pipeline's run, at once if it is open, and on every stage's run that this process opens until
     the pipeline ends. A stage that is only reused keeps the tags of the run that computed it.
     """
-    open_context(request).tracker.note_origin(tags)
+    open_context(request).tracker.note_origin({**tags, ORIGIN_TAG: owner_tags()[PID_TAG]})
+
+
+def origin_stands(tags: Mapping[str, str]) -> bool:
+    """Whether the tags of `note_origin` that a run has are of the process that had it open last.
+
+    Later the same run may have been reopened without an orchestrator, which leaves the old tags on it.
+    """
+    return ORIGIN_TAG in tags and tags[ORIGIN_TAG] == tags.get(PID_TAG)
 
 
 def run_links(request: RunRequest) -> dict[str, str]:
