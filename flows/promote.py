@@ -7,14 +7,14 @@ from typing import Any
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed, Failed, State
-from vlmvid.pipeline.promotion import PromotionRequest, PromotionResult, promotion_markdown
-from vlmvid.pipeline.promotion import promote as promote_model
-from vlmvid.pipeline.promotion import rollback as roll_back
 
 from flows._forms import Alias, Candidate, Gates, Home, ModelName, PromotionAction, TrackingUri
 from flows._logs import share_logs
 from flows._policies import TASK_OPTIONS
 from flows._show import show
+from vlmvid.pipeline.promotion import PromotionRequest, PromotionResult, promotion_markdown
+from vlmvid.pipeline.promotion import promote as promote_model
+from vlmvid.pipeline.promotion import rollback as roll_back
 
 
 @task(name="promote", task_run_name="{action} {request.model_name}", **TASK_OPTIONS)

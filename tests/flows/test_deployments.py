@@ -50,8 +50,6 @@ def test_all_are_deployed_with_their_pools_forms_and_idle_schedules(deployed: st
         "evaluate-weekly",
         "maintenance-weekly",
     }
-
-
     limit = found["promote/promote"].global_concurrency_limit
     assert limit is not None and limit.limit == 1
 
