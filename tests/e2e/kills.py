@@ -92,8 +92,7 @@ def survive(bench: Bench, kill: Kill) -> Survival:
         if kill.victim != "flow over workers":
             pipeline.kill()
     note = "" if code == -9 else f"the run went on and ended with {code}"
-    again = bench.pipeline(home, *overrides, environment=environment)
-    again.finish()
+    bench.pipeline(home).finish()
     return bench.settled(home, 2, note=note)
 
 
@@ -103,11 +102,11 @@ def _strike(pipeline: Pipeline, victim: Victim) -> int:
         return pipeline.kill()
     if victim == "flow over workers":
         # The flow's process alone: what it started must come to an end by itself.
-        pipeline.process.send_signal(signal.SIGKILL)
-        return pipeline.process.wait()
+        pipeline.signal(signal.SIGKILL)
+        return pipeline.wait()
     word = "vlmvid.video.isolation.worker" if victim == "decode worker" else "spawn_main"
-    assert pipeline.wait_until(lambda: bool(below(pipeline.process.pid, word)), 30), f"no {victim} was seen"
-    found = below(pipeline.process.pid, word)
+    assert pipeline.wait_until(lambda: bool(below(pipeline.pid, word)), 30), f"no {victim} was seen"
+    found = below(pipeline.pid, word)
     for pid in found[:1]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)

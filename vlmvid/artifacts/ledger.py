@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 Status = Literal["ok", "filtered", "failed_permanent", "failed_transient"]
 FREQUENT_EVENT = "train.step"
+_LEAST_SECONDS = 1e-6  # which a float of today's Unix seconds still tells apart
 _append_lock = Lock()
 
 
@@ -44,11 +45,18 @@ class LedgerRow(Record):
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line in a single write, so that a kill tears at most the last line."""
+    """Append one line in a single write, so that a kill or a full disk tears at most the last line.
+
+    A torn line is ended first, so that it does not spoil the next one. Raises OSError when the disk refuses.
+    """
+    data = (line + "\n").encode()
     with _append_lock:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab", buffering=0) as file:
-            file.write((line + "\n").encode())
+        with path.open("a+b", buffering=0) as file:
+            if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
+                data = b"\n" + data
+            while data:  # a disk that is nearly full takes a part and says nothing; the next write is refused
+                data = data[file.write(data) :]
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
@@ -69,7 +77,7 @@ def _lines_from(path: Path, start: int) -> Iterator[tuple[dict[str, Any], int]]:
             try:
                 value = json.loads(raw)
             except ValueError:
-                continue  # a torn line that a later append of the same writer completed
+                continue  # a torn line that a later append ended
             yield value, start
 
 
@@ -83,11 +91,16 @@ class Ledger:
         self._writer = self._folder / f"{os.getpid()}-{os.urandom(4).hex()}.jsonl"
         self._newest: dict[str, LedgerRow] = {}
         self._read_to: dict[Path, int] = {}
+        self._latest = 0.0
         self._reading = Lock()
 
     def record(self, rows: Iterable[LedgerRow]) -> None:
-        """Append rows; they are stamped with the time of writing."""
-        text = "\n".join(row.model_copy(update={"time_seconds": time.time()}).model_dump_json() for row in rows)
+        """Append rows; they are stamped with the time of writing.
+
+        What this ledger has read or written before stays older, whatever became of the machine's clock.
+        """
+        self._latest = now = max(time.time(), self._latest + _LEAST_SECONDS)
+        text = "\n".join(row.model_copy(update={"time_seconds": now}).model_dump_json() for row in rows)
         if text and self._mirror is None:
             append_line(self._writer, text)
         elif text and self._mirror is not None:
@@ -128,6 +141,7 @@ class Ledger:
                 for value, end in _lines_from(file, self._read_to.get(file, 0)):
                     self._read_to[file] = end
                     row = LedgerRow.model_validate(value)
+                    self._latest = max(self._latest, row.time_seconds)
                     known = self._newest.get(row.key)
                     if known is None or row.time_seconds >= known.time_seconds:
                         self._newest[row.key] = row

@@ -8,6 +8,7 @@ Results go to stdout, logs and progress bars to stderr. Exit codes: 0 done, 1 th
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import signal
 import sys
@@ -20,9 +21,10 @@ from vlmvid.cli.models import add_model_commands
 from vlmvid.cli.promote import add_promote_command
 from vlmvid.cli.recipes import add_recipe_commands
 from vlmvid.cli.upkeep import add_upkeep_commands
-from vlmvid.errors import ConfigError, VlmvidError
+from vlmvid.errors import ArtifactError, ConfigError, VlmvidError
 
 __all__ = ["main"]
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,6 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error, 2)
     except VlmvidError as error:
         return _fail(error, 1)
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        return _fail(_no_space(error), 1)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted; run the same command again to go on\n")
         return 1
@@ -55,6 +61,14 @@ def _terminated_as_interrupted() -> Iterator[None]:
     finally:
         if is_ours:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _no_space(error: OSError) -> ArtifactError:
+    where = f" ({error.filename})" if error.filename else ""
+    return ArtifactError(
+        f"there is no space left on the disk{where}: {error.strerror}; free some (vlmvid gc says what can go) and run "
+        "the same command again: what is stored already is kept"
+    )
 
 
 def _fail(error: Exception, code: int) -> int:

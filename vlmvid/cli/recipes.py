@@ -79,6 +79,8 @@ def _run(arguments: argparse.Namespace) -> int:
             sys.stderr.write(f"accepted for {arguments.accept_code_change}: {module}\n")
     # A cold first server migrates its database; Prefect's own limit of 20 s is too short for that.
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")
+    # Waits of 2, 4, 8, ... seconds: with Prefect's own limit of 5 a server that is away for a minute ends the run.
+    os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "8")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     from vlmvid.pipeline import check_api_url, preflight

@@ -58,7 +58,14 @@ class Spool:
             self._notice_removal()
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab", buffering=0) as file:
-                file.write(data)
+                start = file.tell()
+                try:
+                    left = data
+                    while left:  # a disk that is nearly full takes a part and says nothing; the next write is refused
+                        left = left[file.write(left) :]
+                except OSError:
+                    file.truncate(start)
+                    raise
             self._end += len(data)
 
     def pending(self, limit: int) -> tuple[list[Record], int]:

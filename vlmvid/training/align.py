@@ -39,6 +39,7 @@ from vlmvid.training.data import (
 )
 from vlmvid.training.distributed import from_first, num_ranks, rank
 from vlmvid.training.early_stopping import EarlyStopping
+from vlmvid.training.interruption import HeldSignals
 from vlmvid.training.prefetch import Prefetch
 
 __all__ = ["AlignmentData", "FeatureRows", "batch_at", "captions_at", "train_alignment"]
@@ -61,9 +62,9 @@ def train_alignment(
 ) -> AlignmentModel:
     """Train the heads and the pooling on frozen features.
 
-    Checkpoints go to `work_dir` every `config.checkpoint_every` updates and after the last; a
-    second call with the same config and data continues from the newest valid one and returns a
-    model with the same bytes as an uninterrupted run on the same machine and thread count.
+    Checkpoints go to `work_dir` every `config.checkpoint_every` updates, after the last, and when SIGTERM or Ctrl-C
+    ends the training (`HeldSignals`); a second call with the same config and data continues from the newest valid one
+    and returns a model with the same bytes as an uninterrupted run on the same machine and thread count.
 
     Args:
         validation: clips for `config.early_stopping`, which are not trained on; not read without it.
@@ -94,8 +95,8 @@ def train_alignment(
     first_step = run.resume()
     if first_step < config.optim.num_steps and not stopping.should_stop:
         plans = (planner.at(step).share(rank(), num_ranks()) for step in range(first_step, config.optim.num_steps))
-        with Prefetch(BatchReader(data, target).batches(plans), depth=1) as batches:
-            run.train(batches, first_step, on_step or _ignore, on_checkpoint or _ignore)
+        with HeldSignals() as held, Prefetch(BatchReader(data, target).batches(plans), depth=1) as batches:
+            run.train(batches, first_step, on_step or _ignore, on_checkpoint or _ignore, held)
     model = run.trainer.result
     stopping.to_best(model)
     return model.eval()
@@ -127,7 +128,14 @@ class _Run:
             self.trainer.restore_values(checkpoint.values)
         return 0 if checkpoint is None else checkpoint.step
 
-    def train(self, batches: Iterable[Batch], first_step: int, on_step: OnStep, on_checkpoint: OnCheckpoint) -> None:
+    def train(
+        self,
+        batches: Iterable[Batch],
+        first_step: int,
+        on_step: OnStep,
+        on_checkpoint: OnCheckpoint,
+        held: HeldSignals,
+    ) -> None:
         config, trainer, stopping, planner = self.trainer.config, self.trainer, self.stopping, self.planner
         num_steps, last_saved = config.optim.num_steps, first_step
         for done, batch in enumerate(batches, start=first_step + 1):
@@ -143,11 +151,12 @@ class _Run:
             if rank() == 0:
                 on_step(done, report)
             is_last = done == num_steps or stopping.should_stop
-            if done % config.checkpoint_every == 0 or is_last:
+            if done % config.checkpoint_every == 0 or is_last or held.arrived:
                 last_saved = done
                 if rank() == 0:
                     save_checkpoint(self.work_dir, done, self.state)
                     on_checkpoint(done)
+                held.deliver_if_arrived()
             if is_last:
                 return
 

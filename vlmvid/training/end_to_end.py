@@ -33,6 +33,7 @@ from vlmvid.training.checkpoint import TrainingState, latest_checkpoint, restore
 from vlmvid.training.data import AlignmentData, FeatureRows, Features, take_rows
 from vlmvid.training.distributed import num_ranks
 from vlmvid.training.grad_cache import CachedEmbeds
+from vlmvid.training.interruption import HeldSignals
 from vlmvid.training.optim import averaged, build_optimizer
 from vlmvid.training.update import Updater, contrastive_loss, report
 
@@ -142,21 +143,25 @@ def train_end_to_end(
     if found is not None:
         restore_checkpoint(found, state)
     last_saved = first_step = 0 if found is None else found.step
-    for step in range(first_step, config.optim.num_steps):
-        try:
-            told = training.update(step, augment)
-        except StageError as error:
-            kept = f"the checkpoint of step {last_saved} in {work_dir} is good" if last_saved else "there is none yet"
-            raise StageError(f"{error}. {training.batch_names(step)}; last checkpoint: {kept}") from error
-        done = step + 1
-        # Reported before it is saved, as in train_alignment.
-        if on_step is not None:
-            on_step(done, told)
-        if done % config.checkpoint_every == 0 or done == config.optim.num_steps:
-            save_checkpoint(work_dir, done, state)
-            last_saved = done
-            if on_checkpoint is not None:
-                on_checkpoint(done)
+    with HeldSignals() as held:
+        for step in range(first_step, config.optim.num_steps):
+            try:
+                told = training.update(step, augment)
+            except StageError as error:
+                kept = (
+                    f"the checkpoint of step {last_saved} in {work_dir} is good" if last_saved else "there is none yet"
+                )
+                raise StageError(f"{error}. {training.batch_names(step)}; last checkpoint: {kept}") from error
+            done = step + 1
+            # Reported before it is saved, as in train_alignment.
+            if on_step is not None:
+                on_step(done, told)
+            if done % config.checkpoint_every == 0 or done == config.optim.num_steps or held.arrived:
+                save_checkpoint(work_dir, done, state)
+                last_saved = done
+                if on_checkpoint is not None:
+                    on_checkpoint(done)
+                held.deliver_if_arrived()
     return training.finish()
 
 

@@ -23,6 +23,7 @@ from vlmvid.errors import CheckpointError, StageError
 from vlmvid.models.vlm.model import VisionLanguageModel
 from vlmvid.training.checkpoint import save_checkpoint, shared_checkpoint
 from vlmvid.training.distributed import num_ranks, rank
+from vlmvid.training.interruption import HeldSignals
 from vlmvid.training.prefetch import Prefetch
 from vlmvid.training.vlm_objectives import FeatureReader, StageObjective, Unit
 from vlmvid.training.vlm_plan import StagePlan
@@ -72,11 +73,11 @@ def train_vlm_stage(
 ) -> None:
     """Train some parameters of a model, and the objective's modules, in place.
 
-    Checkpoints, of what learns and no more, go to `work_dir` every `stage.checkpoint_every` updates and after the
-    last; a second call with the same arguments, the model as it was before the first, goes on from the newest valid
-    one and ends in the bytes of an uninterrupted run on the same machine and thread count. It may do so in another
-    number of processes and with another strategy, to rounding. It computes where the model is, which is in eval mode
-    afterwards.
+    Checkpoints, of what learns and no more, go to `work_dir` every `stage.checkpoint_every` updates, after the last,
+    and when SIGTERM or Ctrl-C ends the training (`HeldSignals`); a second call with the same arguments, the model as
+    it was before the first, goes on from the newest valid one and ends in the bytes of an uninterrupted run on the
+    same machine and thread count. It may do so in another number of processes and with another strategy, to rounding.
+    It computes where the model is, which is in eval mode afterwards.
 
     Args:
         stage: its config, or its plan where the caller has made one, of `data.samples` and `objective`.
@@ -98,8 +99,9 @@ def train_vlm_stage(
     with checkpointed_activations(model.language, plan.stage.optim.gradient_checkpointing):
         run = _Run(plan, StageTrainer(plan, model, trained, objective), work_dir, identity)
         first_step = run.resume()
-        with Prefetch(_inputs(plan, data.features, first_step), depth=_CHUNKS_AHEAD) as inputs:
-            run.train(iter(inputs), first_step, on_step or _ignore, on_checkpoint or _ignore)
+        ahead = Prefetch(_inputs(plan, data.features, first_step), depth=_CHUNKS_AHEAD)
+        with HeldSignals() as held, ahead as inputs:
+            run.train(iter(inputs), first_step, on_step or _ignore, on_checkpoint or _ignore, held)
         run.trainer.finish()
 
 
@@ -119,7 +121,14 @@ class _Run:
                 raise CheckpointError(f"{self.work_dir}: {error}") from error
         return 0 if checkpoint is None else checkpoint.step
 
-    def train(self, inputs: Iterator[Inputs], first_step: int, on_step: OnStep, on_checkpoint: OnCheckpoint) -> None:
+    def train(
+        self,
+        inputs: Iterator[Inputs],
+        first_step: int,
+        on_step: OnStep,
+        on_checkpoint: OnCheckpoint,
+        held: HeldSignals,
+    ) -> None:
         updates, last_saved = self.plan.updates, first_step
         for done, update in enumerate(updates[first_step:], start=first_step + 1):
             started = time.perf_counter()
@@ -137,12 +146,13 @@ class _Run:
             # Reported before it is saved: a kill in between then repeats a report instead of losing it.
             if rank() == 0:
                 on_step(done, report)
-            if done % self.plan.stage.checkpoint_every == 0 or done == len(updates):
+            if done % self.plan.stage.checkpoint_every == 0 or done == len(updates) or held.arrived:
                 last_saved = done
                 state = self.trainer.state(self.identity)
                 if rank() == 0:
                     save_checkpoint(self.work_dir, done, state)
                     on_checkpoint(done)
+                held.deliver_if_arrived()
 
 
 def _inputs(plan: StagePlan, features: FeatureReader, first_step: int) -> Iterator[Inputs]:
