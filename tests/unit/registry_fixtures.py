@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
 
 import numpy as np
+from mlflow.exceptions import MlflowException
 from numpy.typing import NDArray
 
+from tests.unit.tracking_fixtures import client_of
 from vlmvid.config.schema import TrackingConfig
 from vlmvid.evaluation.base import TaskResult
 from vlmvid.evaluation.runner import write_results
 from vlmvid.metrics import mean_result
 from vlmvid.tracking import open_tracker
+from vlmvid.tracking.evaluation_files import files_digest
 from vlmvid.tracking.mlflow import MlflowTracker
-from vlmvid.tracking.registry import KIND
+from vlmvid.tracking.registry import EVALUATION, EVALUATION_DIGEST, FINGERPRINT, KIND
 from vlmvid.types import MetricResult
 
-NAME = "demo"
+NAME, EXPERIMENT = "demo", "promotions"
 GATES = """\
 kind: dual_encoder
 thresholds:
@@ -53,7 +57,7 @@ def lone(task: str, metric: MetricResult) -> TaskResult:
 def tracker_at(uri: str, home: Path) -> MlflowTracker:
     """A tracker whose spool lies in `home`."""
     location = home / "mlartifacts" if uri.startswith("sqlite:") else None
-    tracker = open_tracker(TrackingConfig(uri=uri, experiment="promotions"), home)
+    tracker = open_tracker(TrackingConfig(uri=uri, experiment=EXPERIMENT), home)
     assert isinstance(tracker, MlflowTracker)
     if location is not None:
         location.mkdir(parents=True, exist_ok=True)
@@ -91,3 +95,24 @@ def register_version(
     assert tracker.gaps == []
     shutil.rmtree(scratch)
     return registered.version
+
+
+def put_version(home: Path, fingerprint: str, results: Sequence[TaskResult] | None, alias: str, **tags: str) -> str:
+    """As `register_version` in the database of `home`, without model files and so in a fraction of the time."""
+    client = client_of(home)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    where = str(home / "mlartifacts")
+    number = experiment.experiment_id if experiment else client.create_experiment(EXPERIMENT, artifact_location=where)
+    run_id = client.create_run(number).info.run_id
+    tags = {FINGERPRINT: fingerprint, **tags}
+    if results is not None:
+        folder = Path(mkdtemp(prefix="vlmvid-version-"))
+        write_results(results, folder)
+        client.log_artifacts(run_id, str(folder), f"evaluation/{fingerprint}")
+        tags |= {EVALUATION: f"evaluation/{fingerprint}", EVALUATION_DIGEST: files_digest(folder)}
+        shutil.rmtree(folder)
+    with suppress(MlflowException):
+        client.create_registered_model(NAME)
+    made = client.create_model_version(NAME, f"{where}/{fingerprint}", run_id=run_id, tags=tags, await_creation_for=0)
+    client.set_registered_model_alias(NAME, alias, made.version)
+    return str(made.version)

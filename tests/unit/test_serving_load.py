@@ -223,11 +223,12 @@ def test_pyfunc_gives_the_same_embeddings(tmp_path: Path, monkeypatch: pytest.Mo
 
     assert not list((home / "mlartifacts").rglob("*.pkl"))
     clip = str(template()[1])
+    monkeypatch.setenv("VLMVID_SERVING_ROOT", str(template()[1].parent))
     pyfunc = mlflow.pyfunc.load_model("models:/tiny@candidate", model_config={"device": "cpu"})
     model = load(template()[0], device="cpu")
     expected = np.concatenate([model.encode_text(TEXTS[:1]), model.encode_video([clip]), model.encode_text(TEXTS[1:])])
     rows = [{"text": TEXTS[0]}, {"video": clip}, {"text": TEXTS[1]}]
     np.testing.assert_allclose(pyfunc.predict(rows), expected, atol=1e-6)
     np.testing.assert_allclose(pyfunc.predict(pandas.DataFrame(rows)), expected, atol=1e-6)
-    with pytest.raises(Exception, match="row 0 must have either"):
+    with pytest.raises(Exception, match="row 0 must have exactly one of"):
         pyfunc.predict([{"text": "a", "video": clip}])

@@ -332,6 +332,7 @@ def test_pyfunc_answers_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cl
     import mlflow.pyfunc
     import pandas
 
+    monkeypatch.setenv("VLMVID_SERVING_ROOT", str(Path(clips[0]).parent))
     pyfunc = mlflow.pyfunc.load_model("models:/words@candidate", model_config={"device": "cpu"})
     rows: list[dict[str, str]] = [{"video": clips[0]}, {"video": clips[1], "question": "what moves?"}]
     wanted = [speaking().caption(clips[0]), speaking().answer(clips[1], "what moves?")]

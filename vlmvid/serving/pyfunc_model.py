@@ -14,12 +14,17 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from pydantic import BaseModel
 
 from vlmvid.errors import ConfigError
+from vlmvid.serving.requests import local_videos
 
 
 class EmbedRequest(BaseModel):
-    """One row to embed: either `video`, a path that the server can read, or `text`."""
+    """One row to embed: `text`, or a video.
+
+    `video` is a path below the server's folder of videos (VLMVID_SERVING_ROOT), `video_base64` the bytes of a file.
+    """
 
     video: str | None = None
+    video_base64: str | None = None
     text: str | None = None
 
 
@@ -40,23 +45,27 @@ class EmbeddingModel(PythonModel):
 
         Args:
             context: unused here; MLflow passes it.
-            model_input: a list of dicts, or a DataFrame with the columns ``video`` and ``text``.
+            model_input: a list of dicts, or a DataFrame with columns of the names of `EmbedRequest`.
             params: unused.
 
         Returns:
             One L2-normalised embedding of D floats per row, in order.
 
         Raises:
-            ConfigError: a row has both a video and a text, or neither.
+            ConfigError: a row has not exactly one of its values, or a video that the server may not read.
+            DecodeError: a video cannot be read.
         """
         for row, request in enumerate(model_input):
-            if (request.video is None) == (request.text is None):
+            given = [name for name, value in request.model_dump().items() if value is not None]
+            if len(given) != 1:
                 raise ConfigError(
-                    f"row {row} must have either 'video' or 'text'; got video={request.video!r}, text={request.text!r}"
+                    f"row {row} must have exactly one of 'video', 'video_base64' and 'text'; got {given or 'none'}"
                 )
-        videos = iter(self._model.encode_video([r.video for r in model_input if r.video is not None]).tolist())
+        seen = [request for request in model_input if request.text is None]
+        with local_videos([row.video for row in seen], [row.video_base64 for row in seen]) as paths:
+            videos = iter(self._model.encode_video(paths).tolist() if paths else [])
         texts = iter(self._model.encode_text([r.text for r in model_input if r.text is not None]).tolist())
-        return [next(texts if request.video is None else videos) for request in model_input]
+        return [next(videos if request.text is None else texts) for request in model_input]
 
 
 set_model(EmbeddingModel())

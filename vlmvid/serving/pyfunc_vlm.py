@@ -12,11 +12,17 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from pydantic import BaseModel
 
+from vlmvid.serving.requests import local_videos
+
 
 class AnswerRequest(BaseModel):
-    """One row to answer: `video`, a path that the server can read, and a `question`; None asks for a caption."""
+    """One row to answer: a video, and a `question`; None asks for a caption.
 
-    video: str
+    `video` is a path below the server's folder of videos (VLMVID_SERVING_ROOT), `video_base64` the bytes of a file.
+    """
+
+    video: str | None = None
+    video_base64: str | None = None
     question: str | None = None
 
 
@@ -37,19 +43,21 @@ class AnsweringModel(PythonModel):
 
         Args:
             context: unused here; MLflow passes it.
-            model_input: a list of dicts, or a DataFrame with the columns ``video`` and ``question``.
+            model_input: a list of dicts, or a DataFrame with columns of the names of `AnswerRequest`.
             params: unused.
 
         Returns:
             One text per row, in order.
 
         Raises:
-            ConfigError: a question that is blank, too long or no text.
+            ConfigError: a question that is blank, too long or no text; a row without exactly one video, or with one
+                that the server may not read.
             DecodeError: a video cannot be read.
         """
         prompt = self._model.speaker.caption_prompt
         questions = [prompt if row.question is None else row.question for row in model_input]
-        return self._model.answer([row.video for row in model_input], questions)
+        with local_videos([row.video for row in model_input], [row.video_base64 for row in model_input]) as paths:
+            return self._model.answer(paths, questions)
 
 
 set_model(AnsweringModel())
