@@ -110,7 +110,7 @@ def collect_garbage(
             age = (now - found.modified_seconds) / 3600
             # What belongs to no store may be that of any run on this machine.
             if age < (older_than_hours if is_ours and not busy else max(older_than_hours, BUSY_HOURS)):
-                num_young += 1
+                num_young += is_ours
             elif not busy or found.kind in _ALWAYS:
                 items.append(_garbage(found, age))
         if not dry_run:
@@ -349,8 +349,9 @@ def report_text(report: GarbageReport) -> str:
     lines = []
     if report.items:
         width = max(len(item.kind) for item in report.items)
-        lines += [_line(item, report, width) for item in report.items]
-        lines += ["", *_totals(report)]
+        shown = [item for item in report.items if item.kind != "lock" or item.error]  # of locks their number tells all
+        lines += [_line(item, report, width) for item in shown]
+        lines += [*([""] if shown else []), *_totals(report)]
     lines.append(_summary(report))
     lines += [f"running now: {stage}" for stage in report.busy]
     if report.busy:
