@@ -39,6 +39,12 @@ print(json.dumps([model.encode_video([sys.argv[2]]).tolist(), model.encode_text(
 """
 
 
+@pytest.fixture(autouse=True)
+def has_answered(mlflow_server: MlflowServer) -> None:
+    """The first answer of a new server takes longer than trackers wait for one."""
+    mlflow_server.client().search_registered_models()
+
+
 def register_folder(uri: str, home: Path, name: str, folder: Path) -> None:
     tracker = tracker_at(uri, home)
     tracker.start_pipeline(pipeline_key=name, name="demo", config={}, tags={})
@@ -143,6 +149,7 @@ def elsewhere(server: MlflowServer, folder: Path, uri: str) -> subprocess.Comple
     )
 
 
+@pytest.mark.long
 def test_another_machine_needs_the_address_alone(mlflow_server: MlflowServer, tmp_path: Path) -> None:
     register_folder(mlflow_server.uri, tmp_path / "home", "far", template()[0])
     mlflow_server.client().set_registered_model_alias("far", "champion", "1")
