@@ -149,7 +149,10 @@ def rank_choices(uri: str, path: str, question: str, choices: Sequence[str]) -> 
     """The choices, without spaces around them, with their log-probabilities as answers, the most probable first."""
     choices = [choice.strip() for choice in choices]
     if len(choices) < 2 or not all(choices):
-        raise ConfigError(f"--choices needs two or more answers with commas between them; got {','.join(choices)!r}")
+        raise ConfigError(
+            f"--choices needs two or more answers with commas between them, and none of them blank; got "
+            f"{','.join(choices)!r}"
+        )
     scores = open_model(uri).rank(path, question, choices).tolist()
     found = [{"choice": choice, "log_prob": score} for choice, score in zip(choices, scores, strict=True)]
     return sorted(found, key=lambda row: -row["log_prob"])
