@@ -45,7 +45,7 @@ from vlmvid.pipeline.session import pipeline_run
 from vlmvid.pipeline.stages import STAGES
 from vlmvid.pipeline.texts import text_encoder, text_features
 from vlmvid.tracking import open_tracker
-from vlmvid.tracking.base import StageRun
+from vlmvid.tracking.base import StageRun, status_of
 from vlmvid.types import Clip, MetricResult
 
 logger = logging.getLogger(__name__)
@@ -96,11 +96,8 @@ def run_probe(recipe: str | Path, overrides: Sequence[str] = (), *, home: str | 
             if ref is None:
                 ref = _publish(run)
                 _track(stage_run, store.open_artifact(STAGE, ref.key))
-    except Exception:
-        tracker.finish("FAILED")
-        raise
-    except BaseException:
-        tracker.finish("KILLED")
+    except BaseException as error:
+        tracker.finish(status_of(error))
         raise
     tracker.finish("FINISHED")
     return ref
