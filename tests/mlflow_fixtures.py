@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 
 from tests.unit.tracking_fixtures import free_port, migrated_database
 
-START_TIMEOUT_SECONDS = 90.0
+START_TIMEOUT_SECONDS = 240.0
 
 
 class MlflowServer:

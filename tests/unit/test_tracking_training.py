@@ -138,6 +138,7 @@ class Training:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1500)
 def test_training_beside_a_server_that_hangs_dies_and_returns(encoded: Encoded, mlflow_server: MlflowServer) -> None:
     given = sections(mlflow_server, "outages", 400_000)
     training = Training(encoded.home, write_recipe(encoded.folder, encoded.manifest, **given))
