@@ -103,7 +103,7 @@ def start(num_ranks: int, arguments: list[str], log: Path, **more: str) -> list[
                 )
             )
     try:
-        return [process.wait(timeout=150) for process in started]
+        return [process.wait(timeout=300) for process in started]
     finally:
         for process in started:
             process.kill()
