@@ -17,7 +17,6 @@ import pytest
 import vlmvid
 from tests.tiny import write_dataset, write_recipe
 from tests.unit.tracking_fixtures import client_of
-from vlmvid.cli import main
 
 pytestmark = pytest.mark.prefect
 ROOT = Path(__file__).parents[2]
@@ -114,9 +113,7 @@ def test_the_registered_model_encodes_a_video_and_a_text(
     assert {row["video_id"] for row in samples} == {"v6", "v7", "v8", "v9"}
 
 
-def test_vlmvid_run_prints_the_table_and_the_places(
-    prefect_api: str, tracked_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_vlmvid_run_prints_the_table_and_the_places(prefect_api: str, tracked_home: Path, tmp_path: Path) -> None:
     recipe = write_recipe(tmp_path, write_dataset(tmp_path), **REGISTER)
     environment = {**os.environ, "PREFECT_API_URL": prefect_api, "PREFECT_LOGGING_LEVEL": "INFO"}
     command = [sys.executable, "-m", "vlmvid.cli", "run", str(recipe)]
@@ -126,8 +123,8 @@ def test_vlmvid_run_prints_the_table_and_the_places(
         assert words in done.stdout
     for name in ("flow_runs: vlmvid-pipeline", "flow_runs: decode", "task_runs: decode shard 1", "task_runs: align"):
         assert f"INFO prefect.{name}: Finished in state Completed()" in done.stderr
-    assert main(["run", str(recipe), "--json"]) == 0
-    summary = json.loads(capsys.readouterr().out)
+    again = subprocess.run([*command, "--json"], capture_output=True, text=True, env=environment, cwd=ROOT)
+    summary = json.loads(again.stdout)
     assert summary["model"]["alias_uri"] == "models:/tiny-model@candidate"
     assert summary["tracking"]["gaps"] == []
 
