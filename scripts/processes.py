@@ -108,14 +108,14 @@ class Processes:
         except subprocess.TimeoutExpired:
             service.process.kill()
             service.process.wait()
-        send(family[1:], signal.SIGKILL)
+        kill(family[1:])
         service.process = None
 
     def kill9(self, name: str) -> None:
         """Kill a program and all that it started, without a warning."""
         service = self._service(name)
         if service.process is not None:
-            send(self.pids(name), signal.SIGKILL)
+            kill(self.pids(name))
             service.process.wait()
             service.process = None
 
@@ -124,7 +124,7 @@ class Processes:
         for name in reversed(self.names):
             self.stop(name)
         mark = f"{MARK}={self._mark}".encode()
-        send([pid for pid in _parents() if mark in _environment_of(pid)], signal.SIGKILL)
+        kill([pid for pid in _parents() if mark in _environment_of(pid)])
 
     def pids(self, name: str) -> list[int]:
         """The program's process, first, and those that it started, as far as their parents live."""
@@ -184,6 +184,14 @@ def send(pids: Iterable[int], number: signal.Signals) -> None:
             os.kill(pid, number)
 
 
+def kill(pids: Sequence[int]) -> None:
+    """Kill processes and return when they are gone: then their ports are free."""
+    send(pids, signal.SIGKILL)
+    deadline = time.monotonic() + STOP_SECONDS
+    while any(map(_is_alive, pids)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
 def free_ports(count: int) -> list[int]:
     """Different loopback ports that nothing listens on now."""
     listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
@@ -210,6 +218,13 @@ def listens(port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def _parents() -> dict[int, int]:

@@ -1,4 +1,7 @@
-"""The whole cluster as processes: a deployment runs the pipeline with the store in S3 and MLflow behind a password."""
+"""The whole cluster as processes: a deployment runs the pipeline with the store in S3 and MLflow behind a password.
+
+The workers run the code of this folder: it must not change while the tests run, or results are rightly made anew.
+"""
 
 from __future__ import annotations
 
@@ -165,7 +168,7 @@ def test_services_are_stopped_paused_and_killed(cluster: Cluster) -> None:
     cluster.resume("prefect")
     assert status_of(f"{cluster.prefect_api}/health") == 200
     cluster.kill9("mlflow")
-    with pytest.raises(urllib.error.URLError):
+    with pytest.raises(urllib.error.URLError, match="refused"):
         urllib.request.urlopen(f"{cluster.mlflow_uri}/health", timeout=2)
     cluster.start("mlflow")
     assert status_of(f"{cluster.mlflow_uri}/health") == 200
