@@ -8,6 +8,7 @@ of old clips, are new shards.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -155,7 +156,7 @@ class ClipStore:
                 files = {}
                 for name, array in arrays.items():
                     path = temporary / f"{name}{SUFFIX}"
-                    np.save(path, np.ascontiguousarray(array), allow_pickle=False)
+                    _save(path, array)
                     files[path.name] = FileInfo(size=path.stat().st_size, sha256=sha256_file(path))
                 manifest = ShardManifest(stage=self._stage, keys=tuple(keys), files=files)
                 write_json(temporary / SHARD_FILE, manifest.model_dump(mode="json"))
@@ -288,3 +289,13 @@ class ClipStore:
             return manifest if self._is_whole(shard, manifest) else None
         except (ValidationError, OSError):
             return None
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    try:
+        np.save(path, np.ascontiguousarray(array), allow_pickle=False)
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        # numpy says how many values were written, and not why: a disk that takes a part of them is full.
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {error}", str(path)) from error
