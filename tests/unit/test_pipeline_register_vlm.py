@@ -10,7 +10,9 @@ import pytest
 from tests.tiny import RECIPE, write_dataset
 from tests.unit.pipeline_fixtures import request_for, run
 from tests.unit.tracking_fixtures import client_of, fresh_home
+from vlmvid.artifacts.digests import sha256_file
 from vlmvid.data.instructions import CAPTION_PROMPTS, caption_request
+from vlmvid.evaluation.runner import read_results
 from vlmvid.models.vlm.chat import encode_conversation
 from vlmvid.models.vlm.generation import generate
 from vlmvid.pipeline.context import open_context
@@ -19,6 +21,7 @@ from vlmvid.pipeline.train_vlm import result_model
 from vlmvid.pipeline.vlm_data import stored_media
 from vlmvid.serving.load import load
 from vlmvid.serving.speaker import Ranking
+from vlmvid.tracking.registry import open_registry
 
 SCRATCH = {"hidden_size": 32, "intermediate_size": 64, "num_layers": 2, "num_heads": 4, "vocab_size": 340}
 STAGE: dict[str, Any] = {
@@ -70,8 +73,19 @@ def test_a_file_gets_the_caption_of_its_stored_features(tmp_path: Path, home: Pa
     client = client_of(home)
     tags = client.get_model_version("words", "1").tags
     assert ("vlmvid.align_key" in tags) == align and tags["vlmvid.train_vlm_key"] == context.keys.key("train_vlm")
+    assert tags["vlmvid.kind"] == ("dual_encoder_and_vlm" if align else "vlm")
+    assert tags["vlmvid.language_digest"] == context.keys.language_digest
+    assert tags["vlmvid.vision_digest"] == context.keys.vision_digest and ("vlmvid.text_digest" in tags) == align
+    assert tags["vlmvid.dataset_digest"] == context.keys.key("ingest") and len(tags["vlmvid.code_digest"]) == 24
+    assert tags["vlmvid.model_digest"] == sha256_file(Path(str(known["model_folder"])) / "model.json")
     found = client.search_runs([some.experiment_id for some in client.search_experiments()])
     by_name = {some.info.run_name: some for some in found}
+    assert ("vlmvid.evaluation" in tags) == (not align)
+    if not align:
+        assert tags["vlmvid.evaluation_runs"] == by_name["evaluate"].info.run_id
+        registered = open_registry(f"sqlite:///{home / 'mlflow.db'}")
+        evaluation = registered.evaluation(registered.version("words", "candidate"), tmp_path / "fetched")
+        assert [result.task for result in read_results(evaluation)] == ["concepts"]
     part = by_name["train_vlm/only"]
     assert part.info.status == "FINISHED"
     assert part.data.tags["mlflow.parentRunId"] == by_name["train_vlm"].info.run_id

@@ -175,7 +175,7 @@ def _regression(
     low, high = interval
     lost = -low if metric.higher_is_better else high
     how = "paired by sample" if paired else "taken for independent: no mean over samples that both evaluations have"
-    reason = f"{metric.value:.4g} after {other.value:.4g}: up to {max(lost, 0.0):.4g} worse, {how}"
+    reason = f"{metric.value:.4g} after {other.value:.4g}: up to {max(0.0, lost):.4g} worse, {how}"
     found = _verdict(gate.metric, asked, metric, passed=lost <= gate.max_loss, reason=reason)
     return found.model_copy(
         update={
