@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from scripts.processes import Processes, Service, ServiceError, free_ports, listens
 
+pytestmark = pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs util-linux")
 LISTEN = "import http.server, sys; http.server.test(bind='127.0.0.1', port=int(sys.argv[1]))"
 # A program with a child in a session of its own, and the pid of that child in a file.
 PARENT = """
