@@ -140,7 +140,7 @@ class Training:
 @pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_training_beside_a_server_that_hangs_dies_and_returns(encoded: Encoded, mlflow_server: MlflowServer) -> None:
-    given = sections(mlflow_server, "outages", 400_000)
+    given = sections(mlflow_server, "outages", 200_000)
     training = Training(encoded.home, write_recipe(encoded.folder, encoded.manifest, **given))
     client = mlflow_server.client()
 
@@ -152,20 +152,20 @@ def test_training_beside_a_server_that_hangs_dies_and_returns(encoded: Encoded, 
 
     try:
         training.start()
-        until(lambda: sent() > 0, 240)
+        until(lambda: sent() > 0, 480)
         mlflow_server.signal(signal.SIGSTOP)
         hung = time.time()
         time.sleep(20)
         mlflow_server.go_on()
         in_outage = training.steps()[-1][0]
-        until(lambda: sent() > in_outage, 240)
+        until(lambda: sent() > in_outage, 480)
 
         mlflow_server.kill()
         died = time.time()
         time.sleep(10)
         in_outage = training.steps()[-1][0]
         mlflow_server.start()
-        until(lambda: sent() > in_outage, 240)
+        until(lambda: sent() > in_outage, 480)
         returned = time.time()
 
         # Killed with points in the spool.
@@ -178,7 +178,7 @@ def test_training_beside_a_server_that_hangs_dies_and_returns(encoded: Encoded, 
         assert {one.info.status for one in runs(mlflow_server, "outages").values()} == {"RUNNING"}
         reached = training.steps()[-1][0]
         training.start()
-        until(lambda: sent() > reached, 240)
+        until(lambda: sent() > reached, 480)
         code, seconds = training.end(signal.SIGTERM)
     finally:
         if training.process is not None and training.process.poll() is None:
