@@ -21,6 +21,7 @@ from pathlib import Path
 from pydantic import Field
 
 from vlmvid.artifacts.digests import sha256_text
+from vlmvid.config.addresses import TrackingAddress
 from vlmvid.config.base import Config
 from vlmvid.config.gates import GatesConfig, load_gates
 from vlmvid.config.model_alias import CHAMPION, PREVIOUS
@@ -45,7 +46,9 @@ class PromotionRequest(Config):
     candidate: str = Field(default="candidate", min_length=1, description="alias or number of the version")
     alias: str = Field(default=CHAMPION, pattern=r"^[A-Za-z][\w-]*$", description="what it becomes")
     gates: str = Field(default=DEFAULT_GATES, description="file of gates")
-    tracking_uri: str | None = Field(default=None, description="MLflow's address; None = MLFLOW_TRACKING_URI")
+    tracking_uri: TrackingAddress | None = Field(
+        default=None, description="MLflow's address; None = MLFLOW_TRACKING_URI"
+    )
     home: str | None = Field(default=None, description="where MLflow's own file lies when there is no address")
 
 
