@@ -21,7 +21,7 @@ from tests.e2e.bench import FUSED, Bench, Survival, same
 from tests.e2e.faults import ROOT, Pipeline, events, moments, outcome
 from tests.e2e.servers import PrefectServer
 from tests.e2e.small import SMALL, Tiny
-from tests.unit.test_tracking_server import Server
+from tests.mlflow_fixtures import MlflowServer
 from tests.unit.tracking_fixtures import client_of
 
 AWAY_SECONDS = 60.0
@@ -101,14 +101,14 @@ def prefect_away(bench: Bench, *, frozen: bool) -> Survival:
 
 def mlflow_away(bench: Bench) -> Survival:
     """MLflow's server is killed while the pipeline runs and comes back before the next run."""
-    server = Server(bench.folder / "mlflow-away")
+    server = MlflowServer(bench.folder / "mlflow-away")
     try:
         server.start()
         home = bench.fresh("mlflow-away")
         environment = {"MLFLOW_TRACKING_URI": server.uri}
         pipeline = bench.pipeline(home, environment=environment)
         assert pipeline.wait_until(lambda: any(m.stage == "decode" for m in moments(home))), pipeline.said
-        server.close()
+        server.kill()
         pipeline.finish()
         server.start()
         bench.pipeline(home, environment=environment).finish()

@@ -127,6 +127,26 @@ def full_disk(tiny: Tiny) -> Survival:
     return tiny.survived(started, len(failures) + 1, f"{len(failures)} times full")
 
 
+def full_disk_under_weights(tiny: Tiny) -> Survival:
+    """safetensors has an error of its own for it, which says neither to us nor to Prefect that it may pass."""
+    from torch import nn
+
+    from vlmvid.models.module_files import save_module
+
+    started = time.monotonic()
+    with small_disk(tiny.folder / "weights", 64 * KILOBYTE) as remount:
+        path = tiny.folder / "weights" / "module.safetensors"
+        try:
+            save_module(nn.Linear(200, 200), path)
+        except OSError as error:
+            assert error.errno == errno.ENOSPC and error.filename == str(path)
+        else:
+            raise AssertionError("160 kB fitted into 64")
+        remount(f"size={1024 * KILOBYTE}")
+        save_module(nn.Linear(200, 200), path)
+    return tiny.survived(started, 2)
+
+
 def read_only(tiny: Tiny) -> Survival:
     """A store that is finished and then read-only: a run says so at once, and what is there can be read."""
     started = time.monotonic()
@@ -263,6 +283,7 @@ def shared_store(tiny: Tiny, *, fault: Mapping[str, Any]) -> Survival:
 
 SMALL: dict[str, Callable[[Tiny], Survival]] = {
     "full disk, at every write": full_disk,
+    "full disk, under weights": full_disk_under_weights,
     "read-only store": read_only,
     "clock an hour back and a day ahead": clock_jump,
     "file replaced under the same name": replaced_file,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tests.e2e.bench import Bench
 from tests.e2e.cases import CASES, Case
 from tests.e2e.small import SMALL, Tiny
 
-NEEDS_ROOT = ("full disk, at every write", "read-only store")
+NEEDS_ROOT = ("full disk, at every write", "full disk, under weights", "read-only store")
 # Three seconds of CPU each.
 RARELY = ("S3 breaks every third connection off", "S3 answers slowly")
 
@@ -33,8 +34,6 @@ def test_a_small_fault(name: str, tiny: Tiny) -> None:
 
 def may_mount(folder: Path) -> bool:
     """Containers often may not, whoever asks."""
-    import subprocess
-
     place = folder / "probe"
     place.mkdir(exist_ok=True)
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(place)], capture_output=True)

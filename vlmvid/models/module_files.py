@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
 import struct
 from collections.abc import Mapping, Sequence
@@ -32,10 +34,18 @@ DAMAGED_WEIGHTS = (
 
 
 def save_module(module: nn.Module, path: Path) -> None:
-    """A module's state dict as safetensors; tied tensors are written once each."""
+    """A module's state dict as safetensors; tied tensors are written once each.
+
+    Raises OSError where the disk is full, as other writes do.
+    """
     # A copy per tensor: safetensors refuses views of one storage.
     state = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in module.state_dict().items()}
-    save_file(state, path)
+    try:
+        save_file(state, path)
+    except SafetensorError as error:
+        if f"os error {errno.ENOSPC}" not in str(error):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
