@@ -123,4 +123,4 @@ def test_serve_runs_all_of_them_without_a_pool(prefect_api: str, tmp_path: Path)
         run = wait_for_end(trigger("encode/encode", recipe=str(recipe), home=str(tmp_path / "home")))
         assert run.state is not None and run.state.name == "Completed", log.read_text()
         assert set(below(run)) == {"ingest", "decode"}  # prefect.yaml asks for the earlier stages
-    assert "paused" in log.read_text()
+    assert "Pausing all deployments" in log.read_text()
