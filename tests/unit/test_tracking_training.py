@@ -184,7 +184,7 @@ def test_training_beside_a_server_that_hangs_dies_and_returns(encoded: Encoded, 
         if training.process is not None and training.process.poll() is None:
             training.process.kill()
             training.process.wait()
-    assert code == 1 and seconds < 20
+    assert code == 1 and seconds < 30  # Prefect kills after that
     found = runs(mlflow_server, "outages")
     assert {one.info.status for one in found.values()} == {"KILLED"}
     history = points(mlflow_server, found["align"].info.run_id)
@@ -197,10 +197,9 @@ def test_training_beside_a_server_that_hangs_dies_and_returns(encoded: Encoded, 
     assert sum(point.timestamp / 1000 < killed for point in history) == sum(at < killed for at in times.values())
     pauses = gaps([at for at in times.values() if at < killed])
     usual = sorted(pauses)[len(pauses) // 2]
-    lost = {name: sum(max(0.0, p - usual) for p in pauses_between(times, start, end)) for name, start, end in (
-        ("hung", hung, died), ("dead", died, returned))}  # fmt: skip
-    print(f"{len(history)} points, {usual:.2f} s apart; seconds lost: {lost}; SIGTERM to exit {seconds:.1f} s")
-    assert lost["hung"] < 10 and lost["dead"] < 10
+    longest = max(pauses_between(times, hung, died)), max(pauses_between(times, died, returned))
+    print(f"{len(history)} points, {usual:.2f} s apart, at most {longest} s; SIGTERM to exit {seconds:.1f} s")
+    assert max(longest) - usual < 10
 
 
 def gaps(times: list[float]) -> list[float]:
