@@ -170,6 +170,16 @@ _FORKING = multiprocessing.get_context("forkserver")
 _FORKING.set_forkserver_preload(["tests.e2e.warm"])
 
 
+def _command(words: list[str], prefect_api: str) -> int:
+    """`vlmvid` with the settings that Prefect reads from the environment when it is imported: it was, in the server."""
+    from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    from vlmvid.cli import main
+
+    with temporary_settings({PREFECT_API_URL: prefect_api, PREFECT_CLIENT_MAX_RETRIES: 8}):
+        return main(words)
+
+
 def _main(words: list[str], environment: dict[str, str], log: Path) -> None:
     """What a forked process does: `vlmvid` with these words."""
     try:
@@ -181,9 +191,7 @@ def _main(words: list[str], environment: dict[str, str], log: Path) -> None:
         if "MLFLOW_TRACKING_URI" not in environment:
             os.environ.pop("MLFLOW_TRACKING_URI", None)
         os.environ.update(environment)
-        from vlmvid.cli import main
-
-        code = main(words)
+        code = _command(words, environment["PREFECT_API_URL"])
     except Exception:
         traceback.print_exc()
         code = 1

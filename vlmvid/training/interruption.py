@@ -49,9 +49,9 @@ class HeldSignals:
         self._before = {}
         if self._timer is not None:
             self._timer.cancel()
-        number, self._arrived = self._arrived, None
-        if number is not None:
-            signal.raise_signal(number)
+        arrived, self._arrived = self._arrived, None
+        if arrived is not None:
+            signal.raise_signal(arrived)
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread() and num_ranks() == 1:
