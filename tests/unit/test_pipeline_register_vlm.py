@@ -16,6 +16,7 @@ from vlmvid.evaluation.runner import read_results
 from vlmvid.models.vlm.chat import encode_conversation
 from vlmvid.models.vlm.generation import generate
 from vlmvid.pipeline.context import open_context
+from vlmvid.pipeline.promotion import PromotionRequest, promote
 from vlmvid.pipeline.register import read_registered
 from vlmvid.pipeline.train_vlm import result_model
 from vlmvid.pipeline.vlm_data import stored_media
@@ -85,7 +86,15 @@ def test_a_file_gets_the_caption_of_its_stored_features(tmp_path: Path, home: Pa
         assert tags["vlmvid.evaluation_runs"] == by_name["evaluate"].info.run_id
         registered = open_registry(f"sqlite:///{home / 'mlflow.db'}")
         evaluation = registered.evaluation(registered.version("words", "candidate"), tmp_path / "fetched")
-        assert [result.task for result in read_results(evaluation)] == ["concepts"]
+        (result,) = read_results(evaluation)
+        metric = f"{result.task}/{result.metrics[0].name}"
+        (tmp_path / "gates.yaml").write_text(
+            f"{{kind: vlm, thresholds: [{{metric: {metric}, threshold: {result.metrics[0].value}, part: value}}]}}"
+        )
+        asked = PromotionRequest(model_name="words", gates=str(tmp_path / "gates.yaml"), home=str(home))
+        promoted = promote(asked)
+        assert promoted.promoted and promoted.verdicts[0].metric == metric == f"concepts/{result.metrics[0].name}"
+        assert load("models:/words@champion", device="cpu").info == model.info
     part = by_name["train_vlm/only"]
     assert part.info.status == "FINISHED"
     assert part.data.tags["mlflow.parentRunId"] == by_name["train_vlm"].info.run_id
