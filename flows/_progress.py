@@ -8,6 +8,7 @@ import time
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from threading import Condition, Thread
+from typing import cast
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -86,7 +87,8 @@ def _post_one(label: str, bar: _Bar) -> None:
     key = f"vlmvid-progress-{artifact_word(label)}"
     try:
         if bar.artifact is None:
-            bar.artifact = bar.context.run(create_progress_artifact, percent, key=key, description=label)
+            made = bar.context.run(create_progress_artifact, percent, key=key, description=label)
+            bar.artifact = cast(UUID, made)  # no event loop runs in this thread, so nothing is to be awaited
         else:
             bar.context.run(update_progress_artifact, bar.artifact, percent)
     except Exception as error:  # whatever Prefect's client raises: the work goes on without a bar

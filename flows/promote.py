@@ -6,7 +6,8 @@ from typing import Any
 
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
-from prefect.states import Completed, Failed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
 
 from flows._forms import Alias, Candidate, Gates, Home, ModelName, PromotionAction, TrackingUri
 from flows._logs import share_logs
