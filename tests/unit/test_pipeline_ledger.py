@@ -15,6 +15,7 @@ import pytest
 from tests.tiny import write_dataset
 from tests.unit.pipeline_fixtures import ledger_of, request_for, run
 from vlmvid.artifacts.ledger import Ledger, LedgerRow, Status, append_line, read_lines
+from vlmvid.cli import main
 
 
 @pytest.mark.parametrize(("stage", "keep_frames"), [("decode", True), ("encode", True), ("encode", False)])
@@ -94,3 +95,14 @@ def test_a_disk_that_takes_half_a_line_is_an_error(tmp_path: Path) -> None:
         signal.signal(signal.SIGXFSZ, before)
     append_line(path, json.dumps("c"))
     assert list(read_lines(path)) == ["a" * 50, "c"]
+
+
+def test_a_full_disk_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def full(arguments: object) -> int:
+        with Path("/dev/full").open("wb", buffering=0) as file:
+            return file.write(b"a")
+
+    monkeypatch.setattr("vlmvid.cli.recipes._plan", full)
+    assert main(["plan", "any.yaml"]) == 1
+    told = capsys.readouterr().err
+    assert "there is no space left on the disk" in told and "run the same command again" in told
