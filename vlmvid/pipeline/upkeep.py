@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import get_args
 
 from vlmvid.artifacts import open_store
 from vlmvid.config import Config, load_recipe
@@ -110,9 +111,7 @@ def _is_absent(uri: str) -> bool:
 
 def _status(tags: Mapping[str, str], ended: Ended | None) -> RunStatus | None:
     told = ended(tags) if ended is not None else None
-    if told in ("FINISHED", "FAILED", "KILLED"):
-        return told
-    return owner_ended(tags)
+    return next((status for status in get_args(RunStatus) if status == told), None) or owner_ended(tags)
 
 
 def _experiments(home: str) -> set[tuple[str, str]]:
@@ -133,7 +132,7 @@ def _experiments(home: str) -> set[tuple[str, str]]:
     return found
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     lines += [f"| {' | '.join(' '.join(cell.replace('|', '/').split()) for cell in row)} |" for row in rows[:MOST_ROWS]]
     return [*lines, *([f"\n... and {len(rows) - MOST_ROWS} more"] if len(rows) > MOST_ROWS else [])]
