@@ -62,7 +62,7 @@ def terminated(bench: Bench, stage: str) -> Survival:
     again.finish()
     reported = steps()
     assert min(reported[before:]) > saved["step"], "an update that was saved was done again"
-    whole = bench.fresh("sigterm-undisturbed")
+    whole = bench.fresh(f"sigterm-undisturbed-{stage}")  # an own name: MLflow keeps connections by path
     undisturbed = bench.pipeline(whole, *many, *rare)
     undisturbed.finish()
     same(outcome(home, client_of(home)), outcome(whole, client_of(whole)))
