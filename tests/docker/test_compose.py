@@ -175,6 +175,21 @@ def test_secrets_are_long_random_and_fit_into_addresses(secrets: dict[str, str],
     assert refused.returncode == 1 and not (tmp_path / "new.env").exists()
 
 
+def test_the_folder_of_videos_is_seen_from_where_the_script_is_started(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    command = ["sh", str(DOCKER / "make_secrets.sh"), "videos", str(tmp_path / "made.env")]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert read_environment(tmp_path / "made.env")["VIDEOS_DIR"] == str(tmp_path / "videos")
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_shell_gives_its_place_to_the_service(name: str) -> None:
+    """Else SIGTERM meets the shell as the container's first process, which ignores it."""
+    command = SERVICES[name].get("command", [])
+    if command[:2] == ["sh", "-c"]:
+        assert "&& exec " in command[2] and "|" not in command[2]
+
+
 def test_secrets_stay_out_of_git() -> None:
     done = subprocess.run(["git", "check-ignore", "-q", "docker/.env"], cwd=ROOT)
     assert done.returncode == 0, "docker/.env is not in .gitignore"
