@@ -61,6 +61,8 @@ def test_a_small_group_is_reported_and_not_ranked() -> None:
     assert found["skew_few_at_6"] == pytest.approx(np.log(35 / 18))
     assert found["max_skew_at_6"] == found["skew_left_at_6"] == pytest.approx(np.log(35 / 20))
     assert found["min_skew_at_6"] == found["skew_right_at_6"]
+    better = {metric.name for metric in result.metrics if metric.higher_is_better and "skew" in metric.name}
+    assert better == {"min_skew_at_6", "min_skew_at_6/chance"}
     assert found["absent_groups_at_6"] == 2.0 and found["count_left_at_6"] == 6.0
     assert found["worst_group_t2v_r_at_1"] == 0.5 and found["group_few_t2v_r_at_1"] == 1.0
     assert "fewer than 10 clips, reported and not ranked: few" in result.protocol

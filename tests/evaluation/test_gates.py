@@ -144,6 +144,13 @@ def test_parts_of_a_log_and_ranks_are_paired_too() -> None:
     worse = np.where(np.arange(80) < 8, 9, ranks)
     verdict = lost(retrieval(worse), retrieval(ranks), 0.2, "retrieval/t2v_r_at_5")
     assert verdict.compared == "paired" and verdict.difference is not None and verdict.difference <= 0
+    # Ranks of 1 alone: the median is 1 and so is R@5, but a median is the mean of nothing.
+    ranked, median = retrieval(np.ones(80)), MetricResult(name="v2t_median_rank", value=1.0, num_samples=80)
+    median = replace(median, ci_low=1.0, ci_high=2.0, higher_is_better=False)
+    ranked = replace(
+        ranked, metrics=(median,), samples=[{**row, "rank": 1.0 + n % 3} for n, row in enumerate(ranked.samples)]
+    )
+    assert lost(ranked, ranked, 2.0, "retrieval/v2t_median_rank").compared == "independent"
 
     def probes(yes: Any) -> TaskResult:
         rows: list[dict[str, Any]] = [

@@ -77,7 +77,8 @@ def _has_few_values(samples: Sequence[Sample], name: str) -> bool:
 
 def _columns(rows: Sequence[Sample], where: tuple[tuple[str, object], ...], metric: MetricResult) -> Iterator[_Reader]:
     for column in sorted({name for row in rows for name in row}):
-        for rank in (None, *(_RANKS if column == "rank" else ())):
+        # Only a metric that says so counts ranks up to K: of a median rank of 1 the mean of any R@K may be 1, too.
+        for rank in (None, *(k for k in _RANKS if column == "rank" and metric.name.endswith(f"_at_{k}"))):
             scores = _scores(rows, column, rank)
             if scores is not None and abs(float(scores.mean()) - metric.value) < _SAME:
                 yield where, column, rank

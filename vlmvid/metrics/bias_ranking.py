@@ -130,11 +130,12 @@ def ranking_results(
     )
     metrics: list[MetricResult] = []
     for column, name in enumerate(columns):
+        better = more_is_fairer(name)
         metrics += [
             mean_result(
-                name, values[:, column], seed=spec.seed, num_bootstrap=spec.num_bootstrap, higher_is_better=False
+                name, values[:, column], seed=spec.seed, num_bootstrap=spec.num_bootstrap, higher_is_better=better
             ),
-            permuted_result(name, permuted[:, column], len(orders)),
+            permuted_result(name, permuted[:, column], len(orders), higher_is_better=better),
         ]
     return metrics, measured
 
@@ -143,7 +144,17 @@ def _num_permutations(size: int, spec: RankingSpec) -> int:
     return min(spec.num_bootstrap, max(_FEWEST, _MAX_ENTRIES // size))
 
 
-def permuted_result(name: str, replicates: NDArray[np.float64], num_samples: int) -> MetricResult:
+def more_is_fairer(name: str) -> bool:
+    """Whether a higher value of a ranking's measure is the better one: MinSkew is far below 0 where a group is absent.
+
+    Signed skews and counts of single groups have no better side.
+    """
+    return name.startswith("min_skew")
+
+
+def permuted_result(
+    name: str, replicates: NDArray[np.float64], num_samples: int, *, higher_is_better: bool = False
+) -> MetricResult:
     """``NAME/chance``: mean and central 95 % range of what permuted labels gave."""
     low, high = np.quantile(replicates, [0.025, 0.975])
     return MetricResult(
@@ -152,7 +163,7 @@ def permuted_result(name: str, replicates: NDArray[np.float64], num_samples: int
         num_samples=num_samples,
         ci_low=float(low),
         ci_high=float(high),
-        higher_is_better=False,
+        higher_is_better=higher_is_better,
     )
 
 

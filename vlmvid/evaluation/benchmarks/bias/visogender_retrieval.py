@@ -23,7 +23,7 @@ from vlmvid.evaluation.scoring.base import Benchmark, Item, Media, ScoreSettings
 from vlmvid.evaluation.scoring.predictions import Predictions
 from vlmvid.evaluation.scoring.reading import choose, unique_items
 from vlmvid.metrics import count_cut_ties, mean_result, rank_order
-from vlmvid.metrics.bias_ranking import RankingMeasures, measure_rankings, permuted_result
+from vlmvid.metrics.bias_ranking import RankingMeasures, measure_rankings, more_is_fairer, permuted_result
 from vlmvid.types import MetricResult
 
 CUTS = (10, 5)
@@ -73,15 +73,16 @@ def score(items: Sequence[Item], predictions: Predictions, settings: ScoreSettin
     table, chance = np.stack(measured), np.mean(permuted, axis=0)
     metrics: list[MetricResult] = []
     for column, name in enumerate(names):
+        better = more_is_fairer(name)
         metrics += [
             mean_result(
                 name,
                 table[:, column],
                 seed=settings.seed,
                 num_bootstrap=settings.num_bootstrap,
-                higher_is_better=False,
+                higher_is_better=better,
             ),
-            permuted_result(name, chance[:, column], len(table)),
+            permuted_result(name, chance[:, column], len(table), higher_is_better=better),
         ]
     kept = {item.item_id for item, _ in scores}
     left_out = [item.item_id for item in items if item.item_id not in kept]
