@@ -123,11 +123,12 @@ def test_what_is_wrong_is_said_before_anything_changes(home: Path, tmp_path: Pat
         ({"candidate": "words"}, "of the kind 'vlm', and the gates in .* are for 'dual_encoder'"),
         ({"gates": str(tmp_path / "no.yaml")}, "gates file .* does not exist"),
         ({"gates": gates(GATES.replace("mcq_accuracy", "mcq_acuracy"))}, r"did you mean 'mcq_accuracy'\?"),
-        ({"tracking_uri": "localhost:5000"}, "address of no scheme, .* allowed: http"),
     ]
     for change, message in wrong:
         with pytest.raises(ConfigError, match=message):
             promote(asked(home, **change))
+    with pytest.raises(ValueError, match="address of no scheme, .* allowed: http"):
+        asked(home, tracking_uri="localhost:5000")
     with pytest.raises(ConfigError, match="no alias 'champion'"):
         rollback(asked(home))
     with pytest.raises(TrackingError, match="does not answer"):
@@ -138,6 +139,12 @@ def test_what_is_wrong_is_said_before_anything_changes(home: Path, tmp_path: Pat
     client.set_registered_model_alias(NAME, "champion", "4")
     with pytest.raises(ConfigError, match="version 4 .* of the kind 'vlm'"):
         promote(asked(home))
+
+
+@pytest.mark.parametrize("alias", ["previous", "latest", "v3", "3", "", "a/b"])
+def test_an_alias_that_means_something_else_is_refused(alias: str) -> None:
+    with pytest.raises(ValueError, match="cannot be promoted to"):
+        PromotionRequest(model_name=NAME, alias=alias)
 
 
 def test_a_changed_evaluation_is_refused(home: Path) -> None:
@@ -291,7 +298,9 @@ def test_the_command(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert out.splitlines()[0].startswith("FAILED  vqa/mcq_accuracy  ci_low >= 0.6")
     assert out.splitlines()[-1].startswith("demo version 2 is not champion: 2 of 2 gates failed")
     assert main([*common, "--rollback"]) == 1
-    assert "none before it" in capsys.readouterr().out
+    assert capsys.readouterr().out == (
+        "demo: champion has not moved: version 1 is the first champion; there is none before it\n"
+    )
     assert main([*common, "--rollback", *gates]) == 2
     assert main([*common, "--candidate", "nobody", *gates]) == 2
     assert "no alias 'nobody'" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -18,4 +19,15 @@ def _given_by_registering(alias: str) -> str:
     return alias
 
 
+def _given_by_promotion(alias: str) -> str:
+    if not re.fullmatch(r"[A-Za-z][\w-]*", alias) or alias in (PREVIOUS, "latest") or re.fullmatch(r"[vV]\d+", alias):
+        raise ValueError(
+            f"alias={alias!r} cannot be promoted to: 'previous' goes with 'champion', 'latest' and v1, v2, ... are "
+            "MLflow's; give another word of letters, digits, - and _"
+        )
+    return alias
+
+
 NewVersionAlias = Annotated[str, AfterValidator(_given_by_registering)]
+
+PromotedAlias = Annotated[str, AfterValidator(_given_by_promotion)]

@@ -24,7 +24,7 @@ from vlmvid.artifacts.digests import sha256_text
 from vlmvid.config.addresses import TrackingAddress
 from vlmvid.config.base import Config
 from vlmvid.config.gates import GatesConfig, load_gates
-from vlmvid.config.model_alias import CHAMPION, PREVIOUS
+from vlmvid.config.model_alias import CHAMPION, PREVIOUS, PromotedAlias
 from vlmvid.errors import ConfigError, PromotionError
 from vlmvid.evaluation.base import TaskResult
 from vlmvid.evaluation.benchmarks import BENCHMARKS
@@ -44,7 +44,7 @@ class PromotionRequest(Config):
 
     model_name: str = Field(min_length=1, description="as the recipe registers it")
     candidate: str = Field(default="candidate", min_length=1, description="alias or number of the version")
-    alias: str = Field(default=CHAMPION, pattern=r"^[A-Za-z][\w-]*$", description="what it becomes")
+    alias: PromotedAlias = Field(default=CHAMPION, description="what it becomes")
     gates: str = Field(default=DEFAULT_GATES, description="file of gates")
     tracking_uri: TrackingAddress | None = Field(
         default=None, description="MLflow's address; None = MLFLOW_TRACKING_URI"
@@ -59,7 +59,7 @@ class PromotionResult(Config):
         model_name: the registered model.
         version: the candidate, whether promoted or not; after a rollback the champion.
         previous: the version before the champion, to which a rollback goes.
-        promoted: whether `version` is the champion now.
+        promoted: whether `version` is the champion as was asked; False where a rollback has no version to go to.
         verdicts: of the gates; empty where none had to be checked.
         reason: in words.
         alias: what `version` was to become.
@@ -161,9 +161,8 @@ def rollback(request: PromotionRequest) -> PromotionResult:
 
 def promotion_markdown(result: PromotionResult) -> str:
     """The result as a page for people."""
-    verb = f"is {result.alias}" if result.promoted else f"is not {result.alias}"
     before = "" if result.previous is None else f" Before it: version {result.previous}."
-    lines = [f"# {result.model_name} version {result.version} {verb}", "", f"{result.reason}.{before}", ""]
+    lines = [f"# {_headline(result)}", "", f"{result.reason}.{before}", ""]
     if result.verdicts:
         lines += [
             "| | metric | asked | value | 95 % interval | n | why |",
@@ -182,9 +181,14 @@ def promotion_text(result: PromotionResult) -> str:
     ]
     widths = [max((len(row[column]) for row in rows), default=0) for column in range(3)]
     lines = ["  ".join([*(cell.ljust(n) for cell, n in zip(row, widths, strict=False)), row[3]]) for row in rows]
-    verb = f"is {result.alias}" if result.promoted else f"is not {result.alias}"
     before = "" if result.previous is None else f" (before it: version {result.previous})"
-    return "\n".join([*lines, f"{result.model_name} version {result.version} {verb}{before}: {result.reason}"])
+    return "\n".join([*lines, f"{_headline(result)}{before}: {result.reason}"])
+
+
+def _headline(result: PromotionResult) -> str:
+    if not result.promoted and not result.verdicts:  # it may well be the champion: there was none to go back to
+        return f"{result.model_name}: {result.alias} has not moved"
+    return f"{result.model_name} version {result.version} is {'' if result.promoted else 'not '}{result.alias}"
 
 
 class _Names:
