@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import socket
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +139,9 @@ def test_serve_says_where_to_start_it(tmp_path: Path) -> None:
         read_deployments(tmp_path / "prefect.yaml")
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:4200/api", "localhost:4200", "http:/api", "ftp://host/api", "https://"])
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:4200/api", "localhost:4200", "http:/api", "ftp://host/api", "https://", "http://[::1/api"]
+)
 def test_an_address_that_is_none_is_refused_with_one_that_is(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", url)
     with pytest.raises(ConfigError, match="must begin with http:// or https://, as http://127.0.0.1:4200/api does"):
@@ -153,3 +157,21 @@ def test_no_server_is_said_with_the_command_that_starts_one(monkeypatch: pytest.
         require_api(None)
     with pytest.raises(ConfigError, match="no Prefect server answers at .*127.0.0.1:9/api.*prefect server start"):
         require_api("http://127.0.0.1:9/api")
+    with pytest.raises(ConfigError, match="no Prefect server answers at .*'http://127.0.0.1/api'") as caught:
+        require_api("http://user:word@127.0.0.1/api")
+    assert "word" not in str(caught.value)
+
+
+def test_something_else_that_answers_is_no_server() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with listener.accept()[0] as connection:
+                connection.sendall(b"SSH-2.0-another\r\n")
+                connection.recv(1000)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(ConfigError, match="no Prefect server answers at"):
+            require_api(f"http://127.0.0.1:{listener.getsockname()[1]}/api")
+        thread.join()

@@ -223,6 +223,7 @@ class TestSecretsInRecipes:
         (f"API request to http://u:{SECRET}@h:5/api failed", "API request to http://h:5/api failed"),
         (f"'https://h/x?api_key={SECRET}&y=1'", "'https://h/x?api_key=***&y=1'"),
         (f"postgresql+psycopg2://u:{SECRET}@h/d", "postgresql+psycopg2://h/d"),
+        (f"mysql://u:with/{SECRET}?@h/d and postgresql://h:5/d", "mysql://h/d and postgresql://h:5/d"),
         ("no address: a@b, c:d", "no address: a@b, c:d"),
         ("http://h/a@b?query=1", "http://h/a@b?query=1"),
     ],

@@ -193,6 +193,7 @@ def test_a_prefect_yaml_that_cannot_be_read(tmp_path: Path) -> None:
         ("file:///data/mlruns", "sqlite:////FOLDER/mlflow.db"),
         ("http://127.0.0.1:9", "correct MLFLOW_TRACKING_URI"),
         ("postgresql://user:word@127.0.0.1:9/mlflow", "start the database"),
+        ("http://user:word@127.0.0.1", "correct MLFLOW_TRACKING_URI"),
     ],
 )
 def test_addresses_of_mlflow(uri: str, mend: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,6 +214,10 @@ def test_mlflow_refuses_a_host_name_or_a_user(answers: Answers, monkeypatch: pyt
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "word")
     answers.said[MLFLOW_API] = (200, "{}")
     assert only(doctor_services.mlflow(answers.uri, "home")).status == "ok"
+    assert answers.headers[-1] == "Basic dXNlcjp3b3Jk"
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
+    with_user = answers.uri.replace("http://", "http://user:w%6Frd@")
+    assert only(doctor_services.mlflow(with_user, "home")).status == "ok"
     assert answers.headers[-1] == "Basic dXNlcjp3b3Jk"
     answers.said["/version"] = (200, "3.1.0")
     assert only(doctor_services.mlflow(answers.uri, "home")).status == "warning"

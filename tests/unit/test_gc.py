@@ -21,12 +21,13 @@ from tests.unit.pipeline_fixtures import features_of, request_for, run, statuses
 from tests.unit.s3_fixtures import bucket, s3_server
 from vlmvid.artifacts import open_store
 from vlmvid.artifacts.files import scratch_folder, staging_folder, write_json
-from vlmvid.artifacts.garbage import find_temporaries
+from vlmvid.artifacts.garbage import Leftover, find_temporaries
 from vlmvid.cli import main
 from vlmvid.errors import ConfigError
-from vlmvid.pipeline import RunRequest, decode
+from vlmvid.pipeline import RunRequest, decode, gc
 from vlmvid.pipeline.context import open_context
 from vlmvid.pipeline.gc import collect_garbage, report_text
+from vlmvid.pipeline.gc_references import wanted_by
 
 __all__ = ["bucket", "s3_server"]
 SMALLER = {**RECIPE["encode"], "vision": {**RECIPE["encode"]["vision"], "image_size": 16}}
@@ -104,7 +105,7 @@ store.publish(KeyParts(stage="encode", config={"of": "nobody"}), "embeddings", w
     key = next((home / "stages" / "align").glob("[!.]*")).name
     (home / "work" / "align" / key).mkdir(parents=True)
     (home / "work" / "align" / key / "step_00000002.safetensors").write_bytes(b"z" * 500)
-    (home / "models" / "half").mkdir(parents=True)
+    (home / "models" / ("0" * 24)).mkdir(parents=True)
     (home / "tracking" / "spool").mkdir(parents=True)
     (home / "tracking" / "spool" / "align-0.sent").write_text("12")
     return 10
@@ -270,8 +271,9 @@ def test_unknown_recipes_keep_their_results(store: tuple[Path, RunRequest, Path]
 def test_options_that_do_not_go_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="there is no store at"):
         collect_garbage(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match="--older-than -1: expected hours"):
-        collect_garbage(tmp_path, older_than_hours=-1)
+    for hours in (-1, float("nan")):
+        with pytest.raises(ConfigError, match=f"--older-than {hours:g}: expected hours"):
+            collect_garbage(tmp_path, older_than_hours=hours)
     with pytest.raises(ConfigError, match="together with --superseded"):
         collect_garbage(tmp_path, keep_recipes=1)
     with pytest.raises(ConfigError, match="is for local stores"):
@@ -279,6 +281,64 @@ def test_options_that_do_not_go_together(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["gc", "--home", str(tmp_path / "nowhere")]) == 2
     assert main(["gc", "--home", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["items"] == []
+
+
+def test_a_folder_that_is_no_store_is_left_alone(store: tuple[Path, RunRequest, Path], tmp_path: Path) -> None:
+    for folder in (tmp_path / "project", store[0]):
+        for name in ("models/resnet/weights.pt", "stages/one/two/notes", "clips/holiday/day/v.mp4", "work/all/mine/x"):
+            (folder / name).parent.mkdir(parents=True)
+            (folder / name).write_bytes(b"mine")
+    with pytest.raises(ConfigError, match="project is no store.*set VLMVID_HOME"):
+        collect_garbage(tmp_path / "project", dry_run=False, older_than_hours=0)
+    # Nor does a store take for its own what has no key.
+    report = collect_garbage(store[0], dry_run=False, older_than_hours=0, superseded=True)
+    assert {item.kind for item in report.items} <= {"lock"}
+
+
+def test_a_recipe_that_stays_keeps_its_results(store: tuple[Path, RunRequest, Path]) -> None:
+    home, request, _ = store
+    other = next(path for path in (home / "recipes").glob("*.yaml") if str(path) != request.recipe)
+    make_old(home)
+    os.utime(request.recipe)
+    os.utime(other, (time.time() - 3600,) * 2)
+    report = collect_garbage(home, dry_run=False, superseded=True, keep_recipes=1)
+    assert not {item.kind for item in report.items} & {"recipe", "artifact", "shard"}
+    assert is_cached(request.model_copy(update={"recipe": str(other)}))
+
+
+def test_models_of_forgotten_recipes_stay_registered(store: tuple[Path, RunRequest, Path]) -> None:
+    home, request, _ = store
+    recipe = json.loads(Path(request.recipe).read_text())
+    forgotten = home / "recipes" / "tiny-0123456789ab.yaml"
+    write_json(forgotten, {**recipe, "tracking": {"uri": "http://127.0.0.1:9"}})
+    assert "http://127.0.0.1:9" in wanted_by(home, [], [forgotten]).registries
+
+
+def test_a_run_that_begins_during_the_search_stops_it(
+    store: tuple[Path, RunRequest, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, request, _ = store
+    os.utime(next(path for path in (home / "recipes").glob("*.yaml") if str(path) != request.recipe), (1, 1))
+
+    def begin() -> list[Leftover]:
+        os.utime(request.recipe, (2e9, 2e9))
+        return []
+
+    monkeypatch.setattr(gc, "find_scratch", begin)
+    report = collect_garbage(home, dry_run=False, older_than_hours=0, superseded=True, keep_recipes=1)
+    assert any(item.kind == "artifact" for item in report.items)
+    assert all("a run began" in item.error for item in report.items if item.kind != "lock")
+
+
+def test_what_the_system_does_not_let_us_read_is_not_broken(store: tuple[Path, RunRequest, Path]) -> None:
+    home, _, _ = store
+    folders = [next((home / kind).glob("[!.]*")) for kind in ("stages/align", "clips/encode")]
+    for folder, name in zip(folders, ("manifest.json", "shard.json"), strict=True):
+        (folder / name).rename(folder / "aside")
+        (folder / name).symlink_to(name)  # a loop, which root cannot read either
+    report = collect_garbage(home, dry_run=False, older_than_hours=0)
+    assert all(folder.is_dir() for folder in folders) and "broken" not in {item.kind for item in report.items}
+    assert all(any(f"{folder} cannot be read" in note for note in report.notes) for folder in folders)
 
 
 def test_command(store: tuple[Path, RunRequest, Path], capsys: pytest.CaptureFixture[str]) -> None:

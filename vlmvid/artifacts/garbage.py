@@ -18,11 +18,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from vlmvid.artifacts.files import SCRATCH_PREFIX, fsync_folder
+from vlmvid.artifacts.keys import is_key
 from vlmvid.artifacts.ledger import read_lines
 from vlmvid.artifacts.mirror import DIGEST_LENGTH, Mirror, cache_folder, mirror_of
 from vlmvid.artifacts.store import Store
 from vlmvid.config.base import Config
-from vlmvid.errors import ArtifactError
+from vlmvid.errors import ArtifactError, ConfigError
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.tmp")
 _REPLACED = re.compile(r"\..+\.[0-9a-f]{12}\.tmp\.replaced")
@@ -35,6 +36,7 @@ _NAMES = (
     (_WRITE_TEST, "temporary", "a test of writing that was interrupted"),
     (re.compile(re.escape(SCRATCH_PREFIX) + ".+"), "scratch", "scratch space of a process that was killed"),
 )
+_SIGNS = ("recipes", "events.jsonl", "digests")  # of a store: whatever is done in one makes one of them first
 _FOREIGN = {"mlartifacts"}  # MLflow's own
 _MODEL_FILE = "model.json"
 _UPLOAD = "#upload="
@@ -71,6 +73,19 @@ def find_temporaries(home: str | Path) -> list[Leftover]:
         return []
     found = [*_named(store.home), *_finished_work(store), *_half_models(store.home), *_spool_marks(store.home)]
     return [*found, *([] if mirror is None else _objects(mirror))]
+
+
+def check_store(folder: Path) -> None:
+    """Raise ConfigError for a folder that is no store: what lies there may be anybody's."""
+    if not folder.is_dir():
+        raise ConfigError(f"there is no store at {folder}; set VLMVID_HOME or --home")
+    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {"locks"}
+    if names and not names & set(_SIGNS):
+        raise ConfigError(
+            f"{folder} is no store, it has none of {', '.join(_SIGNS)}, so nothing in it is looked at; set VLMVID_HOME "
+            "or --home to the store, which is .vlmvid in the folder where runs were started unless they were told "
+            "another"
+        )
 
 
 def find_scratch() -> list[Leftover]:
@@ -146,6 +161,8 @@ def _scratch(folder: Path) -> Iterator[Leftover]:
 
 def _finished_work(store: Store) -> Iterator[Leftover]:
     for path in sorted((store.home / "work").glob("*/*")):
+        if not is_key(path.name):
+            continue
         try:
             is_stored = store.manifest(path.parent.name, path.name) is not None
         except ArtifactError:  # of a newer version, or a store that does not answer
@@ -156,7 +173,7 @@ def _finished_work(store: Store) -> Iterator[Leftover]:
 
 def _half_models(home: Path) -> Iterator[Leftover]:
     for path in sorted((home / "models").glob("[!.]*")):
-        if path.is_dir() and not (path / _MODEL_FILE).is_file():
+        if is_key(path.name) and path.is_dir() and not (path / _MODEL_FILE).is_file():
             yield leftover(path, "model", f"a model folder without {_MODEL_FILE}: its removal was interrupted")
 
 
@@ -166,8 +183,9 @@ def _spool_marks(home: Path) -> Iterator[Leftover]:
         if not path.with_suffix(".jsonl").exists():
             yield leftover(path, "spool", "how far a spool was sent that is gone since")
     for path in sorted(spool.glob("*.jsonl")):
-        if path.stat().st_size == 0 or next(read_lines(path), None) is None:
-            yield leftover(path, "spool", "a spool without a whole record")
+        with suppress(FileNotFoundError):  # sent meanwhile
+            if next(read_lines(path), None) is None:
+                yield leftover(path, "spool", "a spool without a whole record")
 
 
 # A shared store.

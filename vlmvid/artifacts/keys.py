@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -33,6 +34,11 @@ class KeyParts(Config):
     def key(self) -> str:
         """The stage key: sha256 over all parts, first 24 hex digits."""
         return hash_json(self.model_dump(mode="json"))
+
+
+def is_key(name: str) -> bool:
+    """Whether `name` has the form of a key: what else lies in a store is not of its making."""
+    return re.fullmatch(rf"[0-9a-f]{{{KEY_LENGTH}}}", name) is not None
 
 
 def hash_json(value: object) -> str:

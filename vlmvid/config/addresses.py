@@ -7,11 +7,12 @@ so no data makes the library fetch an address.
 
 from __future__ import annotations
 
+import base64
 import re
 import urllib.request
 from collections.abc import Mapping
 from typing import IO, Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pydantic import AfterValidator
 
@@ -31,6 +32,8 @@ _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 # Two letters at least: one is a drive of Windows.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 _USER_INFO = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/?#\s'\"]*@")
+# What SQLAlchemy takes for a password may hold what ends the host of other addresses.
+_DATABASE_PASSWORD = re.compile(r"((?:postgresql|mysql|mssql)(?:\+\w+)?://)[^:/@\s'\"]*:[^@\s'\"]+@")
 _SECRET_NAMES = r"[\w.-]*(?:password|passwd|pwd|secret|token|api[_-]?key|signature|credential)[\w.-]*|key|sig"
 _SECRET_FIELD = re.compile(rf"(?i)([?&](?:{_SECRET_NAMES})=)[^&#\s]+")
 
@@ -78,6 +81,8 @@ def check_no_secret(address: str, name: str, mend: str) -> str:
 
 def holds_secret(address: str) -> bool:
     """Whether the address has a password (a user alone is none), or a field that is named as one."""
+    if _DATABASE_PASSWORD.match(address):
+        return True
     try:
         password = urlsplit(address).password
     except ValueError:  # no address at all
@@ -87,17 +92,23 @@ def holds_secret(address: str) -> bool:
 
 def without_secrets(text: str) -> str:
     """`text` as it may be shown: addresses in it without user and password, and without the values of secret fields."""
-    return _SECRET_FIELD.sub(r"\1***", _USER_INFO.sub(r"\1", text))
+    return _SECRET_FIELD.sub(r"\1***", _USER_INFO.sub(r"\1", _DATABASE_PASSWORD.sub(r"\1", text)))
 
 
 def open_http(request: urllib.request.Request, timeout_seconds: float) -> IO[bytes]:
-    """The answer to a request over ``http`` or ``https``.
+    """The answer to a request over ``http`` or ``https``; a user and password in its address go into its headers.
 
     A redirection is not followed, but raised as HTTPError: it would take the request, and a key in it, to an address
     that nobody named. Raises ConfigError for another scheme, else as `urllib.request.urlopen`.
     """
     if request.type not in ("http", "https"):
         raise ConfigError(f"{without_secrets(request.full_url)!r} is no http or https address, so it is not opened")
+    parts = urlsplit(request.full_url)
+    if "@" in parts.netloc:  # urllib takes them for a part of the host's name, and says them when it finds no such host
+        request.full_url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        if not request.has_header("Authorization"):
+            user = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+            request.add_header("Authorization", f"Basic {base64.b64encode(user.encode()).decode()}")
     answer: IO[bytes] = urllib.request.build_opener(_NoRedirects).open(request, timeout=timeout_seconds)
     return answer
 

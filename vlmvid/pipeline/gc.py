@@ -13,7 +13,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from vlmvid.artifacts import Store, open_store
-from vlmvid.artifacts.garbage import Leftover, find_scratch, find_temporaries, leftover, remove
+from vlmvid.artifacts.garbage import Leftover, check_store, find_scratch, find_temporaries, leftover, remove
+from vlmvid.artifacts.keys import is_key
 from vlmvid.config import Config
 from vlmvid.errors import ArtifactError, ConfigError
 from vlmvid.pipeline.gc_references import (
@@ -92,17 +93,20 @@ def collect_garbage(
     many variants of each recipe, those that were asked for last.
 
     Nothing that is younger than `older_than_hours` goes, and no scratch space outside of the store that is younger than
-    `BUSY_HOURS`. While a stage runs on this machine only temporary names
-    older than `BUSY_HOURS` go. Killed at any moment, it leaves a store that is whole.
+    `BUSY_HOURS`. While a stage runs on this machine only temporary names older than `BUSY_HOURS` go. Killed at any
+    moment, it leaves a store that is whole.
 
-    Raises ConfigError for options that do not go together or a store that is not there, ArtifactError when another
+    Raises ConfigError for options that do not go together, or where there is no store, ArtifactError when another
     `vlmvid gc` works, or a shared store does not answer.
     """
     place = str(home or os.environ.get("VLMVID_HOME") or DEFAULT_HOME)
     _check(place, older_than_hours, superseded, keep_recipes)
     store = open_store(place)
-    search = _Search(store, place, superseded, keep_recipes)
     with _only_one(store.home, dry_run):
+        # Before anything is looked at: a run that begins during the search is told by it.
+        recipes = _asked_for(store.home)
+        forgotten = _forgotten(store.home, keep_recipes, older_than_hours)
+        search = _Search(store, place, superseded, forgotten)
         busy = running_stages(store.home)
         now = time.time()
         items, num_young = [], 0
@@ -114,7 +118,6 @@ def collect_garbage(
             elif not busy or found.kind in _ALWAYS:
                 items.append(_garbage(found, age))
         if not dry_run:
-            recipes = _asked_for(store.home)
             items = [_remove(item, store, place, recipes) for item in items]
         return GarbageReport(
             home=store.uri,
@@ -145,7 +148,7 @@ def _lock_files(home: Path) -> list[Path]:
 
 
 def _check(place: str, older_than_hours: float, superseded: bool, keep_recipes: int | None) -> None:
-    if older_than_hours < 0:
+    if not older_than_hours >= 0:  # NaN is neither
         raise ConfigError(f"--older-than {older_than_hours:g}: expected hours, 0 or more")
     if keep_recipes is not None and (not superseded or keep_recipes < 1):
         raise ConfigError(f"--keep-recipes {keep_recipes}: expected 1 or more, together with --superseded")
@@ -155,18 +158,18 @@ def _check(place: str, older_than_hours: float, superseded: bool, keep_recipes: 
                 f"--superseded is for local stores, and {place} is shared: the locks of one machine do not tell that "
                 "another one works with a result. Without the option gc removes what interrupted writes left there"
             )
-    elif not Path(place).expanduser().is_dir():
-        raise ConfigError(f"there is no store at {Path(place).absolute()}; set VLMVID_HOME or --home")
+    else:
+        check_store(Path(place).expanduser().absolute())
 
 
 class _Search:
     """Looks for what may go, in the order in which it is to go: what refers to others first."""
 
-    def __init__(self, store: Store, place: str, superseded: bool, keep_recipes: int | None) -> None:
+    def __init__(self, store: Store, place: str, superseded: bool, forgotten: list[Path]) -> None:
         self._store = store
         self._place = place
         self._superseded = superseded
-        self._keep_recipes = keep_recipes
+        self._forgotten = forgotten
         self.notes: list[str] = []
 
     def leftovers(self) -> Iterator[tuple[Leftover, bool]]:
@@ -187,9 +190,8 @@ class _Search:
         artifacts, broken, refused = whole_artifacts(self._store)
         self.notes += [f"kept: {reason}" for reason in refused]
         recipes = recipe_files(home)
-        forgotten = self._forgotten(recipes)
-        yield from (leftover(path, "recipe", "later variants of the recipe are kept") for path in forgotten)
-        kept_recipes = [path for path in recipes if path not in forgotten]
+        yield from (leftover(path, "recipe", "later variants of the recipe are kept") for path in self._forgotten)
+        kept_recipes = [path for path in recipes if path not in self._forgotten]
         wanted: Wanted | None = None
         going: set[Place] = set()
         if self._superseded:
@@ -212,19 +214,8 @@ class _Search:
         yield from (leftover(path, "broken", "an artifact whose manifest or files are damaged") for path in broken)
         yield from self._packet_indexes()
 
-    def _forgotten(self, recipes: list[Path]) -> list[Path]:
-        if self._keep_recipes is None:
-            return []
-        seen: Counter[str] = Counter()
-        forgotten = []
-        for path in recipes:
-            seen[recipe_name(path)] += 1
-            if seen[recipe_name(path)] > self._keep_recipes:
-                forgotten.append(path)
-        return forgotten
-
     def _wanted(self, recipes: list[Path]) -> Wanted:
-        wanted = wanted_by(self._store.home, recipes, with_clips=True)
+        wanted = wanted_by(self._store.home, recipes, self._forgotten)
         for (name, stage), reason in sorted(wanted.unknown.items()):
             what = f"stage {stage} of recipe {name}" if stage not in ("", "clips") else f"recipe {name}"
             self.notes.append(f"kept all that {what} may need: {reason}")
@@ -241,14 +232,14 @@ class _Search:
             return
         keys = {key for stage, key in kept if stage == "register"} | registered
         for path in sorted((self._store.home / "models").glob("[!.]*")):
-            if path.is_dir() and path.name not in keys:
+            if is_key(path.name) and path.is_dir() and path.name not in keys:
                 yield leftover(path, "model", "no recipe needs this model folder")
 
     def _superseded_work(self, wanted: Wanted) -> Iterator[Leftover]:
         if wanted.unknown:
             return
         for path in sorted((self._store.home / "work").glob("*/[!.]*")):
-            if (path.parent.name, path.name) not in wanted.artifacts:
+            if is_key(path.name) and (path.parent.name, path.name) not in wanted.artifacts:
                 yield leftover(path, "work", "checkpoints of a training that no recipe goes on with")
 
     def _packet_indexes(self) -> Iterator[Leftover]:
@@ -283,6 +274,18 @@ def _remove(item: Garbage, store: Store, place: str, recipes: set[tuple[str, flo
     except (OSError, ArtifactError) as error:
         return item.model_copy(update={"error": str(error)})
     return item.model_copy(update={"removed": True})
+
+
+def _forgotten(home: Path, keep_recipes: int | None, older_than_hours: float) -> list[Path]:
+    """The recipes that `keep_recipes` gives up; not one so young that it stays, whose results would go without it."""
+    seen: Counter[str] = Counter()
+    forgotten = []
+    for path in recipe_files(home) if keep_recipes is not None else ():
+        seen[recipe_name(path)] += 1
+        is_old = time.time() - path.stat().st_mtime >= older_than_hours * 3600
+        if keep_recipes is not None and seen[recipe_name(path)] > keep_recipes and is_old:
+            forgotten.append(path)
+    return forgotten
 
 
 def _asked_for(home: Path) -> set[tuple[str, float]]:

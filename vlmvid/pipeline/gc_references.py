@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from vlmvid.artifacts import Manifest, Store
+from vlmvid.artifacts.keys import is_key
+from vlmvid.artifacts.shards import SHARD_FILE
 from vlmvid.artifacts.store import MANIFEST_FILE
+from vlmvid.config import load_recipe
 from vlmvid.errors import ArtifactError, TrackingError, VlmvidError
 from vlmvid.pipeline.context import RunContext
 from vlmvid.pipeline.request import RunRequest
@@ -54,8 +59,8 @@ def recipe_files(home: Path) -> list[Path]:
     return sorted((home / "recipes").glob("[!.]*.yaml"), key=lambda path: (-path.stat().st_mtime, path.name))
 
 
-def wanted_by(home: Path, recipes: list[Path], *, with_clips: bool) -> Wanted:
-    """What these recipes need; `with_clips` also asks for the keys of their clips."""
+def wanted_by(home: Path, recipes: list[Path], forgotten: Iterable[Path] = ()) -> Wanted:
+    """What these recipes need; of those that are `forgotten` only where they registered models, which stay so."""
     wanted = Wanted(registries={resolve_tracking_uri(None, home)})
     for path in recipes:
         name = recipe_name(path)
@@ -67,8 +72,10 @@ def wanted_by(home: Path, recipes: list[Path], *, with_clips: bool) -> Wanted:
             wanted.unknown[name, ""] = str(error)
             continue
         _want_artifacts(context, wanted)
-        if with_clips:
-            _want_clips(context, wanted)
+        _want_clips(context, wanted)
+    for path in forgotten:
+        with suppress(VlmvidError, OSError):  # of an older version
+            wanted.registries.add(resolve_tracking_uri(load_recipe(path).tracking.uri, home))
     return wanted
 
 
@@ -133,11 +140,33 @@ def whole_artifacts(store: Store) -> tuple[dict[Place, Manifest], list[Path], li
         except ArtifactError as error:
             refused.append(str(error))
             continue
-        if manifest is None:
-            broken.append(folder)
-        else:
+        if manifest is not None:
             found[folder.parent.name, folder.name] = manifest
+        elif (problem := unreadable(folder)) is not None:
+            refused.append(problem)
+        elif is_key(folder.name):
+            broken.append(folder)
     return found, broken, refused
+
+
+def unreadable(folder: Path) -> str | None:
+    """Why a result cannot be looked at now, for which it need not be damaged; None when it can."""
+    try:
+        for place, names, files in os.walk(folder, onerror=_raise):
+            for path in (Path(place, name) for name in (*names, *files)):
+                if path.name in (MANIFEST_FILE, SHARD_FILE):
+                    path.read_bytes()
+                else:
+                    path.stat()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        return None
+    except OSError as error:
+        return f"{folder} cannot be read: {error}"
+    return None
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def registered_keys(registries: set[str]) -> tuple[set[str], list[str]]:

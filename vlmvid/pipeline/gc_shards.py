@@ -7,9 +7,10 @@ from pathlib import Path
 
 from vlmvid.artifacts import LedgerRow, Store
 from vlmvid.artifacts.garbage import Leftover, leftover
+from vlmvid.artifacts.keys import is_key
 from vlmvid.artifacts.shards import ShardManifest
 from vlmvid.errors import ArtifactError
-from vlmvid.pipeline.gc_references import Place, Wanted
+from vlmvid.pipeline.gc_references import Place, Wanted, unreadable
 from vlmvid.pipeline.index import INDEX_FILE
 
 TEXT = "text"  # its keys stand in no index: a shard of texts goes only when others hold them
@@ -57,11 +58,12 @@ class ShardSweep:
             known = self._manifests(stage)
             if known is not None:
                 folder = self._store.home / "clips" / stage
-                names = {path.name for path in folder.glob("[!.]*")} - known.keys()
-                found += [
-                    leftover(folder / name, "broken", "a shard whose manifest or files are damaged")
-                    for name in sorted(names)
-                ]
+                for name in sorted({path.name for path in folder.glob("[!.]*") if is_key(path.name)} - known.keys()):
+                    problem = unreadable(folder / name)
+                    if problem is None:
+                        found.append(leftover(folder / name, "broken", "a shard whose manifest or files are damaged"))
+                    else:
+                        self.refused.append(problem)
         return found
 
     def unneeded(self, wanted: Wanted | None) -> list[Leftover]:

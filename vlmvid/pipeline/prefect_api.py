@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
 import os
-import urllib.error
 import urllib.request
 from urllib.parse import urlsplit
 
@@ -20,8 +20,12 @@ def check_api_url(url: str | None = None) -> None:
     Nothing is said of one that is not set: Prefect then starts a server of its own.
     """
     url = os.environ.get(API_VARIABLE, "") if url is None else url
-    parts = urlsplit(url)
-    if url and (parts.scheme not in ("http", "https") or not parts.netloc):
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and bool(parts.netloc)
+    except ValueError:
+        is_address = False
+    if url and not is_address:
         raise ConfigError(
             f"{API_VARIABLE}={without_secrets(url)!r} is no address of a Prefect server: it must begin with http:// "
             f"or https://, as {EXAMPLE} does; set it so, or unset it"
@@ -44,7 +48,7 @@ def require_api(url: str | None, *, timeout_seconds: float = 10.0) -> str:
         request = urllib.request.Request(health)  # noqa: S310  # open_http opens http and https alone
         with open_http(request, timeout_seconds) as answer:
             answer.read()
-    except (OSError, ValueError, urllib.error.HTTPError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise ConfigError(
             f"no Prefect server answers at {API_VARIABLE}={without_secrets(url)!r} ({error}); start it with "
             "`prefect server start`, or correct the address, which ends in /api"
