@@ -126,10 +126,13 @@ class Cluster:
     def __enter__(self) -> Cluster:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._data = Path(tempfile.mkdtemp(prefix="vlmvid-cluster-"))
-        for service in self._describe():
-            if self._only is None or service.name in self._only:
-                self._processes.add(service)
         try:
+            services = {service.name: service for service in self._describe()}
+            for name in set(self._only or ()) - services.keys():
+                raise ServiceError(f"there is no service {name!r}; there are {', '.join(services)}")
+            for name, service in services.items():
+                if self._only is None or name in self._only:
+                    self._processes.add(service)
             self._start_all()
         except BaseException:
             self._end()

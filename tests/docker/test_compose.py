@@ -182,6 +182,13 @@ def test_the_folder_of_videos_is_seen_from_where_the_script_is_started(tmp_path:
     assert read_environment(tmp_path / "made.env")["VIDEOS_DIR"] == str(tmp_path / "videos")
 
 
+def test_links_lead_where_browsers_are(resolved: dict[str, dict[str, Any]]) -> None:
+    for name in (name for name in SERVICES if name.startswith("worker-")):
+        environment = resolved[name]["environment"]
+        assert environment["VLMVID_MLFLOW_PAGES"] == "http://127.0.0.1:5000", name
+        assert environment["PREFECT_UI_URL"] == "http://127.0.0.1:4200", name
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_shell_gives_its_place_to_the_service(name: str) -> None:
     """Else SIGTERM meets the shell as the container's first process, which ignores it."""
@@ -267,12 +274,19 @@ def test_the_script_starts_the_same(tmp_path: Path) -> None:
     cluster = Cluster(tmp_path)
     described = {service.name: service for service in cluster._describe()}
     named = {"prefect-server": "prefect", "worker-cpu": "worker-cpu-decode"}
+    # On loopback browsers and programs use the same addresses.
+    for_browsers = {"PREFECT_SERVER_UI_API_URL", "PREFECT_UI_URL", "VLMVID_MLFLOW_PAGES"}
     for name in ("prefect-server", "prefect-services", "mlflow", "worker-cpu"):
-        here = set(SERVICES[name]["environment"]) - {"PREFECT_SERVER_UI_API_URL", "VLMVID_BUCKET"}
+        here = set(SERVICES[name]["environment"]) - for_browsers - {"VLMVID_BUCKET"}
         assert here <= set(described[named.get(name, name)].environment), name
     for name, setting in SERVICES["prefect-server"]["environment"].items():
         if not VARIABLE.search(setting) and "HOST" not in name and "PORT" not in name:
             assert described["prefect"].environment[name] == setting, name
+
+
+def test_the_script_knows_its_services(tmp_path: Path) -> None:
+    with pytest.raises(ServiceError, match="no service 'postgress'; there are postgres, "):
+        Cluster(tmp_path, only=("postgress", "s3")).__enter__()
 
 
 def test_interpolation_is_composes() -> None:
