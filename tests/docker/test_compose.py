@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from scripts.cluster import POOLS, Cluster
+from scripts.processes import ServiceError
 from tests.docker.reading import (
     DOCKER,
     ROOT,
