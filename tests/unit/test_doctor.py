@@ -373,7 +373,11 @@ def test_checks_that_fail_or_hang_are_findings(monkeypatch: pytest.MonkeyPatch) 
         return []
 
     monkeypatch.setattr(doctor, "LIMIT_SECONDS", 0.2)
-    found = doctor._all_of([("a", fails), ("b", hangs), ("c", lambda: [ok("c", "well")])])
+    started = time.perf_counter()
+    hanging = [(name, hangs) for name in "defghijk"]
+    found = doctor._all_of([("a", fails), ("b", hangs), ("c", lambda: [ok("c", "well")]), *hanging])
+    assert time.perf_counter() - started < 1.5 and len(found) == 11, "they hang side by side"
+    found = found[:3]
     assert [(one.name, one.status) for one in found] == [("a", "error"), ("b", "error"), ("c", "ok")]
     assert "RuntimeError: surprise" in found[0].seen and "did not end within" in found[1].seen
     assert "1 ok, 0 warning, 2 error" in findings_text(found)

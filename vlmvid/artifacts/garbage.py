@@ -36,7 +36,13 @@ _NAMES = (
     (_WRITE_TEST, "temporary", "a test of writing that was interrupted"),
     (re.compile(re.escape(SCRATCH_PREFIX) + ".+"), "scratch", "scratch space of a process that was killed"),
 )
-_SIGNS = ("recipes", "events.jsonl", "digests")  # of a store: whatever is done in one makes one of them first
+# Of a store: whatever is done in one makes one of them first.
+_SIGNS = ("recipes", "events.jsonl", "digests", "tracking/locks")
+    "recipes",
+    "events.jsonl",
+    "digests",
+    "tracking/locks",
+)  # of a store: whatever is done in one makes one of them first
 _FOREIGN = {"mlartifacts"}  # MLflow's own
 _MODEL_FILE = "model.json"
 _UPLOAD = "#upload="
@@ -79,8 +85,8 @@ def check_store(folder: Path) -> None:
     """Raise ConfigError for a folder that is no store: what lies there may be anybody's."""
     if not folder.is_dir():
         raise ConfigError(f"there is no store at {folder}; set VLMVID_HOME or --home")
-    names = {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {"locks"}
-    if names and not names & set(_SIGNS):
+    holds = any(not path.name.startswith(".") and path.name != "locks" for path in folder.iterdir())
+    if holds and not any((folder / sign).exists() for sign in _SIGNS):
         raise ConfigError(
             f"{folder} is no store, it has none of {', '.join(_SIGNS)}, so nothing in it is looked at; set VLMVID_HOME "
             "or --home to the store, which is .vlmvid in the folder where runs were started unless they were told "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,8 +71,9 @@ def _all_of(checks: list[tuple[str, Check]]) -> list[Finding]:
         work = _guarded(name, check, results[number])
         threads.append(threading.Thread(target=work, daemon=True))
         threads[-1].start()
+    deadline = time.monotonic() + LIMIT_SECONDS  # of all: they began together
     for number, (name, _) in enumerate(checks):
-        threads[number].join(LIMIT_SECONDS)
+        threads[number].join(max(0.0, deadline - time.monotonic()))
         if threads[number].is_alive():
             seen = f"the check did not end within {LIMIT_SECONDS:g} s"
             mend = "something it asks hangs: a mounted folder, a name server, a service"
