@@ -38,11 +38,6 @@ _NAMES = (
 )
 # Of a store: whatever is done in one makes one of them first.
 _SIGNS = ("recipes", "events.jsonl", "digests", "tracking/locks")
-    "recipes",
-    "events.jsonl",
-    "digests",
-    "tracking/locks",
-)  # of a store: whatever is done in one makes one of them first
 _FOREIGN = {"mlartifacts"}  # MLflow's own
 _MODEL_FILE = "model.json"
 _UPLOAD = "#upload="
