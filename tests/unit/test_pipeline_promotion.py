@@ -88,6 +88,18 @@ def test_a_model_is_promoted_once_and_rolled_back_in_one_call(home: Path, tmp_pa
     assert not none.promoted and "none before it" in none.reason and aliases(home)["champion"] == "1"
 
 
+def test_a_rollback_does_not_bring_back_what_was_rolled_back(home: Path) -> None:
+    register(home, "a", 150)
+    promote(asked(home))
+    register(home, "b", 152)
+    promote(asked(home))
+    assert promote(asked(home, candidate="1")).previous == "2"
+    assert rollback(asked(home)).version == "2"
+    again = rollback(asked(home))
+    assert not again.promoted and "version 1, which was champion before it, was rolled back too" in again.reason
+    assert aliases(home)["champion"] == "2"
+
+
 def test_failed_gates_change_no_alias_and_are_recorded_once(home: Path, tmp_path: Path) -> None:
     register(home, "a", 170)
     promote(asked(home))

@@ -138,6 +138,11 @@ def rollback(request: PromotionRequest) -> PromotionResult:
         reason = f"version {champion.version} is the first {request.alias}; there is none before it"
         return _result(request, champion, reason)
     target = registry.version(request.model_name, before)
+    if names.rolled_back in target.tags:  # as when 1, 2 and 1 again were promoted, and 1 was rolled back
+        reason = (
+            f"version {before}, which was {request.alias} before it, was rolled back too; promote one by its number"
+        )
+        return _result(request, champion, reason)
     title = f"rollback {champion.name} {champion.version} to {target.version}"
     with registry.promotion(champion, title, _run_tags(champion, "rollback")) as run_id:
         now = registry.version(request.model_name, request.alias)
