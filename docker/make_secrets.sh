@@ -21,7 +21,7 @@ while IFS= read -r line; do
         PREFECT_AUTH_STRING=) echo "${line}admin:$(random)" ;;
         S3_ACCESS_KEY=) echo "${line}vlmvid" ;;
         *PASSWORD= | *SECRET_KEY=) echo "$line$(random)" ;;
-        VIDEOS_DIR=) echo "$line$videos" ;;
+        VIDEOS_DIR=) echo "$line'$videos'" ;;  # a shell that reads the file, and Compose, take the quotes off
         *) printf '%s\n' "$line" ;;
     esac
 done <.env.example >"$target"

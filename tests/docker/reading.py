@@ -39,7 +39,7 @@ def interpolate(text: str, variables: Mapping[str, str]) -> str:
 def read_environment(file: Path) -> dict[str, str]:
     """The variables of an env file."""
     lines = [line for line in file.read_text().splitlines() if line and not line.startswith("#")]
-    return {name: value for name, _, value in (line.partition("=") for line in lines)}
+    return {name: value.strip("'") for name, _, value in (line.partition("=") for line in lines)}
 
 
 def compose(variables: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -177,10 +177,12 @@ def test_secrets_are_long_random_and_fit_into_addresses(secrets: dict[str, str],
 
 
 def test_the_folder_of_videos_is_seen_from_where_the_script_is_started(tmp_path: Path) -> None:
-    (tmp_path / "videos").mkdir()
-    command = ["sh", str(DOCKER / "make_secrets.sh"), "videos", str(tmp_path / "made.env")]
+    (tmp_path / "my videos").mkdir()
+    command = ["sh", str(DOCKER / "make_secrets.sh"), "my videos", str(tmp_path / "made.env")]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    assert read_environment(tmp_path / "made.env")["VIDEOS_DIR"] == str(tmp_path / "videos")
+    assert read_environment(tmp_path / "made.env")["VIDEOS_DIR"] == str(tmp_path / "my videos")
+    read = ["sh", "-euc", '. "$0"; printf %s "$VIDEOS_DIR"', str(tmp_path / "made.env")]
+    assert subprocess.run(read, check=True, capture_output=True, text=True).stdout == str(tmp_path / "my videos")
 
 
 def test_links_lead_where_browsers_are(resolved: dict[str, dict[str, Any]]) -> None:
