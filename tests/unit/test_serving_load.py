@@ -232,3 +232,5 @@ def test_pyfunc_gives_the_same_embeddings(tmp_path: Path, monkeypatch: pytest.Mo
     np.testing.assert_allclose(pyfunc.predict(pandas.DataFrame(rows)), expected, atol=1e-6)
     with pytest.raises(Exception, match="row 0 must have exactly one of"):
         pyfunc.predict([{"text": "a", "video": clip}])
+    with pytest.raises(Exception, match="1025 rows, and at most 1024"):
+        pyfunc.predict([{"text": "a"}] * 1025)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from vlmvid.artifacts.files import SCRATCH_PREFIX
 from vlmvid.errors import ConfigError
 from vlmvid.serving import requests
 from vlmvid.serving.requests import ROOT_VARIABLE, local_videos
@@ -68,4 +69,21 @@ def test_requests_that_are_no_requests_are_refused(root: Path, monkeypatch: pyte
         pass
     monkeypatch.delenv(ROOT_VARIABLE)
     with pytest.raises(ConfigError, match=f"{ROOT_VARIABLE} is not set"), local_videos(["day/a.mp4"], [None]):
+        pass
+
+
+def test_a_request_is_refused_as_a_whole_before_anything_is_written(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    film = base64.b64encode(b"four").decode()
+    monkeypatch.setattr(requests, "MAX_REQUEST_BYTES", 8)
+    with local_videos([None, None], [film, film]) as found:
+        assert Path(found[0]).parent.name.startswith(SCRATCH_PREFIX)  # `vlmvid gc` knows it
+    monkeypatch.setattr(requests, "scratch_folder", None)
+    with pytest.raises(ConfigError, match=r"12 bytes in all, and at most 8"), local_videos([None] * 3, [film] * 3):
+        pass
+    with (
+        pytest.raises(ConfigError, match="1025 rows, and at most 1024"),
+        local_videos(["day/a.mp4"] * 1025, [None] * 1025),
+    ):
         pass

@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 from pydantic import Field
 
 from vlmvid.artifacts.digests import sha256_text
+from vlmvid.artifacts.files import scratch_folder
 from vlmvid.config.addresses import TrackingAddress
 from vlmvid.config.base import Config
 from vlmvid.config.gates import GatesConfig, load_gates
@@ -268,13 +267,13 @@ def _champion(
 def _verdicts(
     registry: Registry, candidate: ModelVersion, champion: ModelVersion | None, gates: GatesConfig
 ) -> list[GateVerdict]:
-    with tempfile.TemporaryDirectory(prefix="vlmvid-promote-") as scratch:
-        ours = read_results(registry.evaluation(candidate, Path(scratch) / "candidate"))
+    with scratch_folder() as scratch:
+        ours = read_results(registry.evaluation(candidate, scratch / "candidate"))
         theirs: list[TaskResult] | None = None
         if champion is not None and gates.no_regression:
             theirs = []
             if "vlmvid.evaluation" in champion.tags:
-                theirs = read_results(registry.evaluation(champion, Path(scratch) / "champion"))
+                theirs = read_results(registry.evaluation(champion, scratch / "champion"))
     return check_gates(gates, ours, theirs, (*TASKS, *BENCHMARKS))
 
 

@@ -14,7 +14,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from pydantic import BaseModel
 
 from vlmvid.errors import ConfigError
-from vlmvid.serving.requests import local_videos
+from vlmvid.serving.requests import local_videos, require_few_rows
 
 
 class EmbedRequest(BaseModel):
@@ -52,9 +52,11 @@ class EmbeddingModel(PythonModel):
             One L2-normalised embedding of D floats per row, in order.
 
         Raises:
-            ConfigError: a row has not exactly one of its values, or a video that the server may not read.
+            ConfigError: a row has not exactly one of its values, or a video that the server may not read; the request
+                has too many rows or bytes.
             DecodeError: a video cannot be read.
         """
+        require_few_rows(len(model_input))
         for row, request in enumerate(model_input):
             given = [name for name, value in request.model_dump().items() if value is not None]
             if len(given) != 1:

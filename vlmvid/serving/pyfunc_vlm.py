@@ -51,7 +51,7 @@ class AnsweringModel(PythonModel):
 
         Raises:
             ConfigError: a question that is blank, too long or no text; a row without exactly one video, or with one
-                that the server may not read.
+                that the server may not read; too many rows or bytes.
             DecodeError: a video cannot be read.
         """
         prompt = self._model.speaker.caption_prompt

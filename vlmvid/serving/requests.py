@@ -9,16 +9,17 @@ from __future__ import annotations
 import base64
 import binascii
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
+from vlmvid.artifacts.files import scratch_folder
 from vlmvid.errors import ConfigError, DecodeError
 from vlmvid.video.paths import is_inside, local_path, printable
 
 ROOT_VARIABLE = "VLMVID_SERVING_ROOT"
 MAX_VIDEO_BYTES = 64 << 20  # of one video in a request; longer ones belong into the folder
+MAX_REQUEST_BYTES = 256 << 20  # of all videos of a request, which lie in the temporary folder at once
+MAX_ROWS = 1024  # of a request, whatever they hold
 
 
 @contextmanager
@@ -30,9 +31,12 @@ def local_videos(videos: Sequence[str | None], data: Sequence[str | None]) -> It
         data: of each row the video's bytes as base64, or None.
 
     Raises:
-        ConfigError: a row has both or neither, a video outside of the folder, bytes that are no base64 or too many.
+        ConfigError: a row has both or neither, a video outside of the folder, bytes that are no base64 or too many, in
+            a row or in all of them; too many rows.
     """
-    with tempfile.TemporaryDirectory(prefix="vlmvid-request-") as scratch:
+    require_few_rows(len(videos))
+    _require_few_bytes(data)
+    with scratch_folder() as scratch:
         found = []
         for row, (video, text) in enumerate(zip(videos, data, strict=True)):
             if (video is None) == (text is None):
@@ -40,10 +44,38 @@ def local_videos(videos: Sequence[str | None], data: Sequence[str | None]) -> It
             if video is not None:
                 found.append(_below_root(video, row))
             elif text is not None:
-                place = Path(scratch) / f"row-{row}"
+                place = scratch / f"row-{row}"
                 place.write_bytes(_decoded(text, row))
                 found.append(str(place))
         yield found
+
+
+def require_few_rows(count: int) -> None:
+    """Raise ConfigError for more rows than a request may have."""
+    if count > MAX_ROWS:
+        raise ConfigError(f"the request has {count} rows, and at most {MAX_ROWS} are answered; send several requests")
+
+
+def _require_few_bytes(data: Sequence[str | None]) -> None:
+    """Look at lengths alone, before anything is decoded or written."""
+    sizes = {row: _decoded_size(text) for row, text in enumerate(data) if text is not None}
+    for row, size in sizes.items():
+        if size > MAX_VIDEO_BYTES:
+            raise ConfigError(
+                f"row {row}: 'video_base64' has more than {MAX_VIDEO_BYTES >> 20} MiB; put the file into the server's "
+                "folder and name it as 'video'"
+            )
+    total = sum(sizes.values())
+    if total > MAX_REQUEST_BYTES:
+        raise ConfigError(
+            f"the videos of the request have {total} bytes in all, and at most {MAX_REQUEST_BYTES} "
+            f"({MAX_REQUEST_BYTES >> 20} MiB) are taken; send several requests, or put the files into the server's "
+            "folder and name them as 'video'"
+        )
+
+
+def _decoded_size(text: str) -> int:
+    return len(text) // 4 * 3 - text[-2:].count("=")
 
 
 def _below_root(video: str, row: int) -> str:
@@ -65,11 +97,6 @@ def _below_root(video: str, row: int) -> str:
 
 
 def _decoded(text: str, row: int) -> bytes:
-    if len(text) > MAX_VIDEO_BYTES * 4 // 3 + 4:
-        raise ConfigError(
-            f"row {row}: 'video_base64' has more than {MAX_VIDEO_BYTES >> 20} MiB; put the file into the server's "
-            "folder and name it as 'video'"
-        )
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
