@@ -28,14 +28,18 @@ class Ended(BaseException):
 
 @pytest.fixture
 def handlers() -> Iterator[Any]:
-    """A SIGTERM handler that raises."""
+    """A SIGTERM handler that raises, and Python's own for SIGINT, which shells ignore in what they start with ``&``."""
 
     def end(number: int, frame: object) -> None:
         raise Ended(number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = [
+        (number, signal.signal(number, handler))
+        for number, handler in ((signal.SIGTERM, end), (signal.SIGINT, signal.default_int_handler))
+    ]
     yield end
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before:
+        signal.signal(number, handler)
 
 
 def signal_at(step: int, number: signal.Signals) -> Callable[..., None]:
@@ -88,6 +92,22 @@ def test_a_signal_does_not_wait_for_ever(handlers: Any) -> None:
     with HeldSignals(longest_wait_seconds=0.05), pytest.raises(Ended):
         signal.raise_signal(signal.SIGTERM)
         time.sleep(30)
+
+
+def test_the_timer_is_stopped_before_the_handlers_are_back(handlers: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = HeldSignals()
+    stopped: list[bool] = []
+    real = signal.signal
+
+    def look(number: int, handler: Any) -> Any:
+        if held._timer is not None:
+            stopped.append(held._timer.finished.is_set())
+        return real(number, handler)
+
+    with pytest.raises(Ended), held:
+        signal.raise_signal(signal.SIGTERM)
+        monkeypatch.setattr(signal, "signal", look)
+    assert stopped == [True, True]
 
 
 def test_a_signal_that_came_last_acts_at_the_end_of_the_block(handlers: Any) -> None:

@@ -44,11 +44,11 @@ class HeldSignals:
             self._deliver()
 
     def _deliver(self) -> None:
+        if self._timer is not None:  # first: the handlers of before are not to be told of one signal twice
+            self._timer.cancel()
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
-        if self._timer is not None:
-            self._timer.cancel()
         arrived, self._arrived = self._arrived, None
         if arrived is not None:
             signal.raise_signal(arrived)
