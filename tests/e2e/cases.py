@@ -158,7 +158,8 @@ def edited_code(bench: Bench) -> Survival:
 
     def decode() -> None:
         for stage in ("ingest", "decode"):
-            Pipeline(home, bench.prefect_api, environment=environment, command=[*cli, stage, recipe]).finish()
+            pipeline = Pipeline(home, bench.prefect_api, environment=environment, command=[*cli, stage, recipe], folder=tree)
+            pipeline.finish()
 
     def status() -> tuple[str, str]:
         done = subprocess.run(

@@ -93,6 +93,7 @@ class Pipeline:
         log: Path | None = None,
         environment: Mapping[str, str] | None = None,
         command: Sequence[str] | None = None,
+        folder: Path = ROOT,
     ) -> None:
         self.log = log or Path(home).with_suffix(".log")
         values = {"PREFECT_API_URL": prefect_api, "VLMVID_HOME": str(home), **(environment or {})}
@@ -108,7 +109,7 @@ class Pipeline:
                 everything.pop("MLFLOW_TRACKING_URI", None)
             with self.log.open("ab") as file:
                 self._process = subprocess.Popen(
-                    [*command, *words], cwd=ROOT, env=everything, stdout=file, stderr=file, start_new_session=True
+                    [*command, *words], cwd=folder, env=everything, stdout=file, stderr=file, start_new_session=True
                 )
 
     @property
