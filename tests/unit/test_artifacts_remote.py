@@ -358,9 +358,42 @@ def test_an_artifact_whose_object_is_gone_is_missing(machine: Any) -> None:
     for digest in objects.names(name):
         for file in objects.names(f"{name}/{digest}") - {"samples"}:
             objects.delete(f"{name}/{digest}/{file}")
+    assert machine("two", verify=True).manifest("evaluate", key) is None
     with pytest.raises(MissingResult):
         machine("two").open_artifact("evaluate", key)
-    assert machine("two", verify=True).manifest("evaluate", key) is None
+    assert machine("two").manifest("evaluate", key) is None, "the next run computes it again"
+    publish(first)
+    assert (machine("two").open_artifact("evaluate", key) / "report.md").read_text() == "a report"
+
+
+def test_a_shard_whose_object_is_gone_is_missing(machine: Machine) -> None:
+    first = machine("one")
+    shard = first.clips("encode").write(["a"], {"features": features(0, rows=1)})
+    objects = objects_of(first)
+    name = f"clips/encode/data/{shard}"
+    (digest,) = objects.names(name)
+    objects.delete(f"{name}/{digest}/features.npy")
+    second = machine("two").clips("encode")
+    assert set(second.rows("a")) == {"a"}
+    with pytest.raises(MissingResult):
+        second.array(shard, "features")
+    assert second.rows("a") == {} and machine("three").clips("encode").rows("a") == {}
+
+
+def test_a_local_folder_that_is_gone_says_nothing_of_the_result(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = publish(machine("one"))
+    second = machine("two")
+
+    def lost(self: Objects, name: str, path: Path) -> None:
+        raise MissingResult(f"cannot download {name}: the folder of {path} is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Objects, "_get", lost)
+        with pytest.raises(MissingResult):
+            second.open_artifact("evaluate", key)
+    assert second.manifest("evaluate", key) is not None
 
 
 def test_a_write_lists_no_shards(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

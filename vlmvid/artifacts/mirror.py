@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlmvid.artifacts.digests import sha256_text
-from vlmvid.artifacts.files import staging_folder, write_bytes
+from vlmvid.artifacts.files import MissingResult, staging_folder, write_bytes
 from vlmvid.artifacts.objects import DamagedObject, Objects
 from vlmvid.errors import ArtifactError, ConfigError
 
@@ -114,7 +114,8 @@ class Mirror:
     def fetch_all(self, folder: Path, manifest: str, data: bytes, files: Mapping[str, FileInfo]) -> None:
         """Make the local folder that of the complete result whose manifest has the bytes `data`.
 
-        Raises as `fetch`; a damaged result loses its commit, so that the next run computes it again.
+        Raises as `fetch`; a result of which an object is damaged or gone loses its commit, so that the next run
+        computes it again.
         """
         try:
             here = (folder / manifest).read_bytes() == data
@@ -128,12 +129,23 @@ class Mirror:
                     to = temporary / name
                     self.objects.download(self._data_name(folder, name, info), to, size=info.size, sha256=info.sha256)
                 write_bytes(temporary / manifest, data)
-        except DamagedObject:
-            self._delete_commit(folder, data)
+        except MissingResult as error:
+            if self.is_lost(folder, files, error):
+                self._delete_commit(folder, data)
             raise
 
+    def is_lost(self, folder: Path, files: Mapping[str, FileInfo], error: MissingResult) -> bool:
+        """Whether `error`, raised by fetching these files, means that an object of a result is damaged or gone.
+
+        The store is asked: the local place of a download may be what was not there.
+        """
+        if isinstance(error, DamagedObject):
+            return True
+        names = (self._data_name(folder, name, info) for name, info in files.items())
+        return any(not self.objects.exists(name) for name in names)
+
     def withdraw(self, folder: Path, manifest: str) -> None:
-        """Remove the commit of a damaged result, as far as this machine may.
+        """Remove the commit of a damaged or incomplete result, as far as this machine may.
 
         It stays when it is another one than the local manifest: then somebody has made the result again.
         """
@@ -148,7 +160,7 @@ class Mirror:
             if self.commit(folder) == data:
                 self.objects.delete(self._commit_name(folder))
         except ArtifactError as error:
-            logger.warning("%s stays although it is damaged: %s", self.uri_of(folder), error)
+            logger.warning("%s stays although it is damaged or incomplete: %s", self.uri_of(folder), error)
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.home).as_posix()

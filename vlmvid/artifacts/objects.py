@@ -145,6 +145,10 @@ class Objects:
 
         return self._try(f"read {next(iter(wanted.values()), 'nothing')}", work)
 
+    def exists(self, name: str) -> bool:
+        """Whether an object is there."""
+        return name.rpartition("/")[2] in self.names(name.rpartition("/")[0])
+
     def write(self, name: str, data: bytes) -> None:
         """Make or replace a small object; it is there whole or not at all."""
         self._try(f"write {name}", lambda: self._files.pipe_file(self._at(name), data))

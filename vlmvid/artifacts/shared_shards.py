@@ -6,7 +6,6 @@ from pathlib import Path
 
 from vlmvid.artifacts.files import MissingResult, write_bytes
 from vlmvid.artifacts.mirror import Mirror
-from vlmvid.artifacts.objects import DamagedObject
 from vlmvid.artifacts.shards import SHARD_FILE, ClipStore, ShardManifest
 
 
@@ -60,10 +59,12 @@ class SharedClipStore(ClipStore):
         manifest = self._manifests.get(shard)
         if manifest is None or file not in manifest.files:
             return self._folder / shard / file
+        info = manifest.files[file]
         try:
-            return self._mirror.fetch(self._folder / shard, file, manifest.files[file])
-        except DamagedObject:
-            self._withdraw(shard)
+            return self._mirror.fetch(self._folder / shard, file, info)
+        except MissingResult as error:
+            if self._mirror.is_lost(self._folder / shard, {file: info}, error):
+                self._withdraw(shard)
             raise
 
     def _withdraw(self, shard: str) -> None:

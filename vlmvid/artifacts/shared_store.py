@@ -38,7 +38,8 @@ class SharedStore(Store):
     def open_artifact(self, stage: str, key: str) -> Path:
         """The folder of a complete artifact with all its files on this machine, fetched when they are not.
 
-        Raises MissingResult when there is none, or when a file of it is damaged; then it counts as missing from now on.
+        Raises MissingResult when there is none, or when a file of it is damaged or gone; then it counts as missing from
+        now on.
         """
         folder = self.artifact_folder(stage, key)
         data = self._mirror.commit(folder)

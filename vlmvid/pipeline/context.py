@@ -82,14 +82,14 @@ class RunContext:
         manifest = self.store.manifest(stage, parts.key)
         if manifest is None:
             return self._why_not_cached(stage)
-        if stage in ("ingest", "curate", "decode", "encode"):
+        if stage in ("ingest", "curate", "decode", "encode", "train_vlm"):
             try:
                 folder = self.store.open_artifact(stage, parts.key)
             except MissingResult as error:  # a shared store looks at the files only when it fetches them
                 return f"its stored result is damaged: {error}"
+            if stage == "train_vlm":
+                return self._why_models_gone(folder)
             return self.sources.why_stale(folder) if stage == "ingest" else self._why_index_stale(stage, folder)
-        if stage == "train_vlm":
-            return self._why_models_gone(self.store.open_artifact(stage, parts.key))
         if stage == "evaluate":
             return self.why_failures_retried(manifest.counts)
         if stage == "register" and not manifest.counts["registered"]:
