@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from tests.unit.tracking_fixtures import EXPERIMENT, client_of, fresh_home, open
 from vlmvid.config.schema import TrackingConfig
 from vlmvid.errors import TrackingError
 from vlmvid.tracking import NullTracker, open_tracker, resolve_tracking_uri
-from vlmvid.tracking.mlflow import MlflowTracker
+from vlmvid.tracking.mlflow import MlflowTracker, _require_readable
+from vlmvid.tracking.outage import Refused
 from vlmvid.tracking.spooled import clean_name
 
 
@@ -35,6 +37,49 @@ def runs(home: Path) -> list[Run]:
     client = client_of(home)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"]))
+
+
+def test_what_can_never_be_sent_is_left_out_and_blocks_nothing(home: Path, tmp_path: Path) -> None:
+    tracker = started(home)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "gone.txt").symlink_to("absent.txt")
+    loop = tmp_path / "loop" / "file.txt"
+    loop.parent.write_text("no folder")
+    with tracker.stage("evaluate", "e1") as run:
+        run.log_metrics({"first": 1})
+        run.flush()
+        assert run.run_id is not None
+        client = client_of(home)
+        client.log_text(run.run_id, "<html>not JSON</html>", "table.json")
+        run.log_file(folder, "reports")
+        run.log_file(loop)
+        run.log_table("table.json", [{"a": 1}])
+        run.log_metrics({"last": 2})
+    tracker.finish("FINISHED")
+    assert [gap.split(" was refused")[0] for gap in tracker.gaps] == [
+        f"evaluate: file '{folder}'", f"evaluate: file '{loop}'", "evaluate: table 'table.json'"
+    ]  # fmt: skip
+    assert {run.info.run_name: run.data.metrics for run in runs(home)}["evaluate"] == {"first": 1, "last": 2}
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="users of POSIX")
+def test_a_file_that_may_not_be_read_is_refused(home: Path) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "closed").mkdir(mode=0)
+        user = os.geteuid()
+        if user == 0:
+            os.seteuid(65_534)
+        try:
+            with pytest.raises(Refused, match="Permission denied"):
+                _require_readable(folder)
+            with pytest.raises(Refused, match="Permission denied"):
+                _require_readable(folder / "closed" / "report.md")
+        finally:
+            os.seteuid(user)
+            (folder / "closed").chmod(0o700)
 
 
 def test_parent_holds_the_recipe_and_children_point_to_it(home: Path) -> None:

@@ -279,8 +279,7 @@ def _send_item(client: MlflowClient, run_id: str, record: Record) -> None:
         send_table(client, run_id, record["name"], record["rows"])
     elif record["kind"] == "file":
         path = Path(record["path"])
-        if not path.exists():
-            raise Refused("the file does not exist any more")
+        _require_readable(path)
         (client.log_artifacts if path.is_dir() else client.log_artifact)(run_id, str(path), record["folder"])
     elif record["kind"] == "dataset":
         dataset = Dataset(
@@ -291,6 +290,22 @@ def _send_item(client: MlflowClient, run_id: str, record: Record) -> None:
             profile=json.dumps({"num_rows": record["num_rows"]}),
         )
         client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", record["context"])])])
+
+
+def _require_readable(path: Path) -> None:
+    """Raise Refused for a file or folder that is gone or may not be read; MLflow does not say whose file is at fault."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    try:
+        if not path.exists():
+            raise Refused("the file does not exist any more")
+        inner = (Path(folder, name) for folder, _, names in os.walk(path, onerror=fail) for name in names)
+        for file in inner if path.is_dir() else (path,):
+            file.open("rb").close()
+    except (PermissionError, FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        raise Refused(f"a local file cannot be read: {error}") from error
 
 
 _KINDS = ("metric", "param", "tag", "json", "table", "file", "dataset", "status")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vlmvid.artifacts.files import scratch_folder
+from vlmvid.tracking.outage import Refused
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -18,14 +19,22 @@ TABLES_TAG = "mlflow.loggedArtifacts"
 
 
 def send_table(client: MlflowClient, run_id: str, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Add rows to a run's table: not by MLflow's own call, which repeats rows and makes numbers of texts like ``7``."""
+    """Add rows to a run's table: not by MLflow's own call, which repeats rows and makes numbers of texts like ``7``.
+
+    Raises Refused when what the run holds under that name, or its list of tables, is none: that does not pass.
+    """
     tags = client.get_run(run_id).data.tags
-    held = None
+    held: bytes | None = None
     if name in [item.path for item in client.list_artifacts(run_id, posixpath.dirname(name) or None)]:
         with scratch_folder() as folder:
-            held = Path(client.download_artifacts(run_id, name, str(folder))).read_text(encoding="utf-8")
-    client.log_text(run_id, merged_table(held, rows), name)
-    client.set_tag(run_id, TABLES_TAG, tables_tag(tags.get(TABLES_TAG), name))
+            held = Path(client.download_artifacts(run_id, name, str(folder))).read_bytes()
+    try:
+        table = merged_table(held.decode() if held is not None else None, rows)
+        tag = tables_tag(tags.get(TABLES_TAG), name)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise Refused(f"the run's {name}, or its tag {TABLES_TAG}, is no table to add rows to: {error}") from error
+    client.log_text(run_id, table, name)
+    client.set_tag(run_id, TABLES_TAG, tag)
 
 
 def merged_table(held: str | None, rows: Sequence[Mapping[str, Any]]) -> str:
