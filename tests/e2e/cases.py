@@ -158,8 +158,8 @@ def edited_code(bench: Bench) -> Survival:
 
     def decode() -> None:
         for stage in ("ingest", "decode"):
-            pipeline = Pipeline(home, bench.prefect_api, environment=environment, command=[*cli, stage, recipe], folder=tree)
-            pipeline.finish()
+            command = [*cli, stage, recipe]
+            Pipeline(home, bench.prefect_api, environment=environment, command=command, folder=tree).finish()
 
     def status() -> tuple[str, str]:
         done = subprocess.run(
