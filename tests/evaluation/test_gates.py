@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def test_what_was_not_evaluated_fails() -> None:
     for verdict in check_gates(asked, [shares(150)], [shares(150)], KNOWN):
         assert (verdict.passed, verdict.value) == (False, None) and "not evaluated" in verdict.reason
     undefined = MetricResult(name="ndkl", value=float("nan"), num_samples=0)
-    bare = MetricResult(name="ndkl", value=0.05, num_samples=3, higher_is_better=False)
+    bare = MetricResult(name="ndkl", value=0.05, num_samples=30, higher_is_better=False)
     for metric, words in ((undefined, "its value is undefined"), (bare, "it has no ci_high")):
         verdict = check_gates(asked, [lone("bias", metric)], None, KNOWN)[0]
         assert not verdict.passed and words in verdict.reason
@@ -174,12 +175,90 @@ def test_repeated_samples_are_not_paired() -> None:
     assert lost(twice, twice, 0.5).compared == "independent"
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["skew_warm_at_40", "count_warm_at_40", "bias_at_5", "pair_a_minus_b_r", "effect_size_c", "gender_gap", "yes_ratio"]
+    + [
+        "random_yes_ratio",
+        "yes_bias[x=1]",
+        "false_yes_share",
+        "ndkl/chance",
+        "ndkl/permutation_p",
+        "t2v_num_tied",
+        "r/majority",
+    ],
+)
+def test_a_metric_without_a_better_side_needs_a_direction(name: str) -> None:
+    metric = MetricResult(name=name, value=0.1, num_samples=40, ci_low=0.0, ci_high=0.2)
+    change = {"metric": f"bias/{name}", "max_loss": 1}
+    for asked in (gates(thresholds=[threshold(0.3, metric=f"bias/{name}")]), gates(no_regression=[change])):
+        for results in ([lone("bias", metric)], [shares(150)]):  # evaluated or not
+            with pytest.raises(ConfigError, match="neither more nor less of it is better.*'direction: higher'"):
+                check_gates(asked, results, None, KNOWN)
+    both = [
+        {**threshold(end, metric=f"bias/{name}"), "direction": way} for end, way in ((0.3, "lower"), (0.05, "higher"))
+    ]
+    below, above = check_gates(gates(thresholds=both), [lone("bias", metric)], None, KNOWN)
+    assert (below.gate, below.passed, above.gate, above.passed) == ("ci_high <= 0.3", True, "ci_low >= 0.05", False)
+    moved = replace(metric, value=0.3, ci_low=0.2, ci_high=0.4)
+    for way, passed in (("higher", True), ("lower", False)):
+        asked = gates(no_regression=[{**change, "max_loss": 0.1, "direction": way}])
+        assert one(check_gates(asked, [lone("bias", moved)], [lone("bias", metric)], KNOWN)).passed is passed
+
+
+def test_a_direction_does_not_contradict_the_metric() -> None:
+    for name in ("max_skew_at_40", "min_skew_at_40", "abs_bias_at_5", "effect_size_abs_mean", "false_yes_rate"):
+        metric = MetricResult(name=name, value=0.1, num_samples=40, ci_low=0.0, ci_high=0.2, higher_is_better=False)
+        assert check_gates(gates(thresholds=[threshold(1, metric=f"bias/{name}")]), [lone("bias", metric)], None, KNOWN)
+    asked = gates(thresholds=[{**threshold(0.1), "direction": "lower"}])
+    with pytest.raises(ConfigError, match="direction='lower', but higher is better"):
+        check_gates(asked, [shares(150)], None, KNOWN)
+
+
+def test_a_value_from_few_samples_is_none() -> None:
+    few, many = shares(5, 5), shares(150)
+    words = "not evaluated: n = 5 is fewer than 30"
+    verdict = one(check_gates(gates(thresholds=[threshold(0.1)]), [few], None, KNOWN))
+    assert (verdict.passed, verdict.reason, verdict.num_samples) == (False, words, 5)
+    change = {"metric": "vqa/mcq_accuracy", "max_loss": 1}
+    for ours, theirs, reason in ((few, None, words), (few, [many], words), (many, [few], f"the champion's is {words}")):
+        verdict = one(check_gates(gates(no_regression=[change]), [ours], theirs, KNOWN))
+        assert (verdict.passed, verdict.reason) == (False, reason)
+    lenient = gates(thresholds=[{**threshold(0.1), "min_samples": 5}], no_regression=[{**change, "min_samples": 5}])
+    assert all(verdict.passed for verdict in check_gates(lenient, [few], [few], KNOWN))
+
+
+def test_the_gates_of_the_quickstart_pass_with_its_numbers_of_samples() -> None:
+    """Values, intervals and n as the README shows them."""
+    shown: dict[str, tuple[float, float, float, int, bool]] = {}
+    for line in (ROOT / "README.md").read_text().splitlines():
+        found = re.match(r"  (\w+) +([\d.]+)( %)? +([\d.]+)\.\.([\d.]+) +(\d+)", line)
+        if found:
+            value, low, high = (float(found[part]) / (100 if found[3] else 1) for part in (2, 4, 5))
+            less = re.search("false_yes|ndkl|gap", found[1]) is not None
+            shown.setdefault(found[1], (value, low, high, int(found[6]), not less))
+    asked = load_gates(ROOT / "configs" / "gates" / "default.yaml")
+    results: dict[str, list[MetricResult]] = {}
+    for gate in (*asked.thresholds, *asked.no_regression):
+        task, _, name = gate.metric.partition("/")
+        value, low, high, num, more = shown[name]
+        metric = MetricResult(name=name, value=value, num_samples=num, ci_low=low, ci_high=high, higher_is_better=more)
+        results.setdefault(task, []).append(metric)
+    evaluation = [TaskResult(task, "", tuple(dict.fromkeys(metrics))) for task, metrics in results.items()]
+    verdicts = check_gates(asked, evaluation, None, KNOWN)
+    assert [verdict.reason for verdict in verdicts if not verdict.passed] == []
+
+
 def test_files_of_gates(tmp_path: Path) -> None:
     quality = load_gates(ROOT / "configs" / "gates" / "default.yaml")
     assert quality.kind == "dual_encoder"
     tasks = {gate.metric.partition("/")[0] for gate in quality.thresholds}
     assert {"retrieval", "vqa", "hallucination", "bias"} <= tasks
-    assert load_gates(ROOT / "configs" / "gates" / "vlm.yaml").kind == "vlm"
+    words = load_gates(ROOT / "configs" / "gates" / "vlm.yaml")
+    assert words.kind == "vlm" and words.are_for("vlm") and not words.are_for("dual_encoder")
+    assert words.are_for("dual_encoder_and_vlm") and quality.are_for("dual_encoder_and_vlm")
+    both = quality.model_copy(update={"kind": "dual_encoder_and_vlm"})
+    assert both.are_for("dual_encoder_and_vlm") and not both.are_for("vlm")
     for text, words in (
         ("kind: vlm", "there is no gate"),
         ("kind: cat\nthresholds: [{metric: a/b, threshold: 1}]", "kind"),

@@ -116,6 +116,11 @@ def test_failed_gates_change_no_alias_and_are_recorded_once(home: Path, tmp_path
     assert "FAILED" in promotion_markdown(result)
 
 
+def test_a_model_with_both_parts_passes_by_the_gates_of_one(home: Path) -> None:
+    register(home, "a", 150, kind="dual_encoder_and_vlm")
+    assert promote(asked(home)).promoted
+
+
 def test_what_is_wrong_is_said_before_anything_changes(home: Path, tmp_path: Path) -> None:
     register(home, "a", 150)
     put_version(home, "b", None, "bare", **{KIND: "dual_encoder"})

@@ -7,6 +7,7 @@ where one is asked for fails. The same evaluations and gates give the same verdi
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
@@ -18,6 +19,10 @@ from vlmvid.evaluation.gate_samples import paired_difference
 from vlmvid.registry import nearest
 from vlmvid.types import MetricResult
 
+_SIDELESS = re.compile(
+    r"^(?:skew|count)_.+_at_\d+|^bias_at_\d+|^pair_.+_minus_|^effect_size_(?!abs_mean)|^p_|^gender_gap|^n_total|(?:^|_)num_"
+    r"|(?:^|_)yes_(?:ratio|bias|share)|/(?:chance|majority|permutation_p)(?:$|\[)"
+)  # signed values of which 0 is best, counts, shares of yes, p values, and what a guesser gets
 _SHOWN = 40  # known names in one message
 
 
@@ -70,12 +75,13 @@ def check_gates(
         known_tasks: names of tasks and benchmarks, whether evaluated or not.
 
     Raises:
-        ConfigError: a gate names a task that does not exist, or a metric that its evaluated task does not have.
+        ConfigError: a gate names a task that does not exist, or a metric that its evaluated task does not have; or it
+            leaves open which side of a metric is better, or contradicts the metric.
     """
     ours, theirs = _by_task(candidate), None if champion is None else _by_task(champion)
-    names = [*(gate.metric for gate in gates.thresholds), *(gate.metric for gate in gates.no_regression)]
-    for name in names:
-        _check_name(name, [ours, theirs or {}], set(known_tasks))
+    for gate in (*gates.thresholds, *gates.no_regression):
+        _check_name(gate.metric, [ours, theirs or {}], set(known_tasks))
+        _check_direction(gate, _metric(gate.metric, ours) or _metric(gate.metric, theirs or {}))
     verdicts = [_threshold(gate, ours) for gate in gates.thresholds]
     return verdicts + [_regression(gate, ours, theirs) for gate in gates.no_regression]
 
@@ -102,6 +108,32 @@ def _check_name(name: str, evaluations: Sequence[Mapping[str, TaskResult]], know
             f"gate on {name!r}: there is no task or benchmark {task!r}{nearest(task, known)}; evaluated: "
             f"{_listed(evaluated)}; known: {_listed(known)}"
         )
+
+
+def _check_direction(gate: ThresholdGate | RegressionGate, metric: MetricResult | None) -> None:
+    if _SIDELESS.search(gate.metric.partition("/")[2]):
+        if gate.direction is None:
+            raise ConfigError(
+                f"gate on {gate.metric!r}: neither more nor less of it is better by itself; say which side is to pass "
+                "with 'direction: higher' or 'direction: lower', or take another metric"
+            )
+    elif gate.direction is not None and metric is not None:
+        own = "higher" if metric.higher_is_better else "lower"
+        if gate.direction != own:
+            raise ConfigError(
+                f"gate on {gate.metric!r}: direction={gate.direction!r}, but {own} is better of this metric; leave "
+                "'direction' out"
+            )
+
+
+def _more_is_better(gate: ThresholdGate | RegressionGate, metric: MetricResult) -> bool:
+    return metric.higher_is_better if gate.direction is None else gate.direction == "higher"
+
+
+def _too_few(gate: ThresholdGate | RegressionGate, metric: MetricResult) -> str | None:
+    if metric.num_samples >= gate.min_samples:
+        return None
+    return f"not evaluated: n = {metric.num_samples} is fewer than {gate.min_samples}"
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -138,17 +170,21 @@ def _threshold(gate: ThresholdGate, ours: Mapping[str, TaskResult]) -> GateVerdi
     if metric is None:
         asked = f"{gate.part} against {gate.threshold:g}"
         return _verdict(gate.metric, asked, None, passed=False, reason="not evaluated")
-    sign = ">=" if metric.higher_is_better else "<="
+    more = _more_is_better(gate, metric)
+    sign = ">=" if more else "<="
     part = gate.part
     if part == "worse_end":
-        part = "ci_low" if metric.higher_is_better else "ci_high"
+        part = "ci_low" if more else "ci_high"
     asked = f"{part} {sign} {gate.threshold:g}"
     held = _finite({"value": metric.value, "ci_low": metric.ci_low, "ci_high": metric.ci_high}[part])
     if held is None:
         undefined = "its value is undefined" if _finite(metric.value) is None else f"it has no {part}"
         reason = f"not evaluated: {undefined} with n = {metric.num_samples}"
         return _verdict(gate.metric, asked, metric, passed=False, reason=reason)
-    passed = held >= gate.threshold if metric.higher_is_better else held <= gate.threshold
+    few = _too_few(gate, metric)
+    if few is not None:
+        return _verdict(gate.metric, asked, metric, passed=False, reason=few)
+    passed = held >= gate.threshold if more else held <= gate.threshold
     reason = f"{part} is {held:.4g}, asked {sign} {gate.threshold:g}"
     return _verdict(gate.metric, asked, metric, passed=passed, reason=reason)
 
@@ -160,12 +196,18 @@ def _regression(
     metric = _metric(gate.metric, ours)
     if metric is None or _finite(metric.value) is None:
         return _verdict(gate.metric, asked, metric, passed=False, reason="not evaluated")
+    few = _too_few(gate, metric)
+    if few is not None:
+        return _verdict(gate.metric, asked, metric, passed=False, reason=few)
     if theirs is None:
         return _verdict(gate.metric, asked, metric, passed=True, reason="there is no champion yet")
     other = _metric(gate.metric, theirs)
     if other is None or _finite(other.value) is None:
         reason = "not evaluated for the champion; evaluate and register it anew with this task"
         return _verdict(gate.metric, asked, metric, passed=False, reason=reason)
+    few = _too_few(gate, other)
+    if few is not None:
+        return _verdict(gate.metric, asked, metric, passed=False, reason=f"the champion's is {few}")
     task = gate.metric.partition("/")[0]
     paired = paired_difference((ours[task], metric), (theirs[task], other))
     interval = paired or _independent(metric, other)
@@ -173,7 +215,7 @@ def _regression(
         reason = "not evaluated: there is no interval of the difference, because one of the values has none"
         return _verdict(gate.metric, asked, metric, passed=False, reason=reason)
     low, high = interval
-    lost = -low if metric.higher_is_better else high
+    lost = -low if _more_is_better(gate, metric) else high
     how = "paired by sample" if paired else "taken for independent: no mean over samples that both evaluations have"
     reason = f"{metric.value:.4g} after {other.value:.4g}: up to {max(0.0, lost):.4g} worse, {how}"
     found = _verdict(gate.metric, asked, metric, passed=lost <= gate.max_loss, reason=reason)

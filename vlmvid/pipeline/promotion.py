@@ -245,7 +245,7 @@ def _check_kind(version: ModelVersion, gates: GatesConfig, source: str) -> None:
             f"version {version.version} of {version.name!r} does not say what kind of model it is (tags: {tags}), so "
             "this version of vlmvid did not register it: run its recipe again, or promote another one"
         )
-    if kind != gates.kind:
+    if not gates.are_for(kind):
         raise ConfigError(
             f"version {version.version} of {version.name!r} is a model of the kind {kind!r}, and the gates in {source} "
             f"are for {gates.kind!r}; give gates of its kind, e.g. --gates configs/gates/"
