@@ -56,7 +56,7 @@ class ProgressBoard:
             if bar is None:
                 wait = 0.0 if at_once else FIRST_AFTER_SECONDS
                 bar = self._bars[label] = _Bar(copy_context(), time.monotonic() + wait, at_once)
-            bar.percent = 100.0 * done / total
+            bar.percent = 100.0 * done / total if total else 100.0  # no units: nothing is left to do
             self._changed.notify()
 
     def close(self) -> None:

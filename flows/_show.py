@@ -73,7 +73,7 @@ def show_progress(stage: StageName, done: int, total: int) -> None:
 
 
 def show(create: Callable[[], object]) -> None:
-    """Call what makes an artifact; when Prefect does not take it, the work of the run still stands."""
+    """Call what makes an artifact; when that fails, the work of the run still stands, and so does its own error."""
     try:
         create()
     except Exception as error:
@@ -89,10 +89,12 @@ def origin() -> dict[str, str]:
 
 
 def _show_link(request: RunRequest, name: str) -> None:
-    address = run_links(request).get(name)
-    if address is not None:
-        key = f"vlmvid-mlflow-{artifact_word(name)}"
-        show(lambda: create_link_artifact(address, link_text=f"MLflow: {name}", key=key))
+    def create() -> None:
+        address = run_links(request).get(name)
+        if address is not None:
+            create_link_artifact(address, link_text=f"MLflow: {name}", key=f"vlmvid-mlflow-{artifact_word(name)}")
+
+    show(create)
 
 
 def _is_below_another() -> bool:

@@ -89,7 +89,8 @@ def test_a_file_gets_the_caption_of_its_stored_features(tmp_path: Path, home: Pa
         (result,) = read_results(evaluation)
         metric = f"{result.task}/{result.metrics[0].name}"
         (tmp_path / "gates.yaml").write_text(
-            f"{{kind: vlm, thresholds: [{{metric: {metric}, threshold: {result.metrics[0].value}, part: value}}]}}"
+            f"{{kind: vlm, thresholds: [{{metric: {metric}, threshold: {result.metrics[0].value}, part: value, "
+            f"min_samples: 1}}]}}"
         )
         asked = PromotionRequest(model_name="words", gates=str(tmp_path / "gates.yaml"), home=str(home))
         promoted = promote(asked)
