@@ -15,6 +15,7 @@ from tests.tiny import RECIPE, write_dataset
 from tests.unit.pipeline_fixtures import request_for, run, statuses
 from tests.unit.tracking_fixtures import client_of, fresh_home
 from vlmvid.artifacts.garbage import find_temporaries
+from vlmvid.errors import ConfigError
 from vlmvid.pipeline import RunRequest
 from vlmvid.pipeline.context import open_context
 from vlmvid.pipeline.gc import collect_garbage
@@ -97,6 +98,14 @@ os.kill(os.getpid(), signal.SIGKILL)
     told = maintain(home, ended=lambda tags: "FAILED", delete=True, older_than_hours=1, straggler_seconds=0)
     assert told.stragglers == () and not temporary.exists()
     assert "removed" in maintenance_markdown(told)
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_mistyped_home_is_refused_and_not_made(scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLMVID_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(ConfigError, match=f"there is no store at {scheme}.*nowhere.*set VLMVID_HOME or --home"):
+        maintain(f"{scheme}{tmp_path}/nowhere", delete=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_tracking_service_that_does_not_answer_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

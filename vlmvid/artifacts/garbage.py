@@ -21,7 +21,8 @@ from vlmvid.artifacts.files import SCRATCH_PREFIX, fsync_folder
 from vlmvid.artifacts.keys import is_key
 from vlmvid.artifacts.ledger import read_lines
 from vlmvid.artifacts.mirror import DIGEST_LENGTH, Mirror, cache_folder, mirror_of
-from vlmvid.artifacts.store import Store
+from vlmvid.artifacts.objects import Objects
+from vlmvid.artifacts.store import Store, check_shared_address
 from vlmvid.config.base import Config
 from vlmvid.errors import ArtifactError, ConfigError
 
@@ -38,6 +39,7 @@ _NAMES = (
 )
 # Of a store: whatever is done in one makes one of them first.
 _SIGNS = ("recipes", "events.jsonl", "digests", "tracking/locks")
+_SHARED_SIGNS = {"accepted_code", "clips", "events", "events.jsonl", "ledger", "recipes", "stages", "write-tests"}
 _FOREIGN = {"mlartifacts"}  # MLflow's own
 _MODEL_FILE = "model.json"
 _UPLOAD = "#upload="
@@ -76,8 +78,18 @@ def find_temporaries(home: str | Path) -> list[Leftover]:
     return [*found, *([] if mirror is None else _objects(mirror))]
 
 
-def check_store(folder: Path) -> None:
-    """Raise ConfigError for a folder that is no store: what lies there may be anybody's."""
+def check_store(home: str | Path) -> None:
+    """Raise ConfigError for a home that is no store: what lies there may be anybody's. Nothing is made there.
+
+    Raises ArtifactError when a shared store does not answer.
+    """
+    text = str(home)
+    if "://" in text:
+        check_shared_address(text)
+        if not Objects(text, attempts=1).names("") & _SHARED_SIGNS:
+            raise ConfigError(f"there is no store at {text}, nothing was stored there; set VLMVID_HOME or --home")
+        return
+    folder = Path(text).expanduser().absolute()
     if not folder.is_dir():
         raise ConfigError(f"there is no store at {folder}; set VLMVID_HOME or --home")
     holds = any(not path.name.startswith(".") and path.name != "locks" for path in folder.iterdir())

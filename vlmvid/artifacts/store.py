@@ -262,6 +262,12 @@ class Store:
         return [p.name for p in folder.iterdir() if not p.name.startswith(".")] if folder.is_dir() else []
 
 
+def check_shared_address(home: str) -> None:
+    """Raise ConfigError for an fsspec URI that is none, or that holds a password."""
+    mend = "give it without, and set what the storage's own library reads, e.g. AWS_SECRET_ACCESS_KEY"
+    check_no_secret(check_address(home, "home", "home"), "home", mend)
+
+
 def open_store(home: str | Path, *, verify: bool = False) -> Store:
     """The store at `home`, a folder or an fsspec URI, made if needed and proved writable.
 
@@ -269,8 +275,7 @@ def open_store(home: str | Path, *, verify: bool = False) -> Store:
     """
     text = str(home)
     if "://" in text:
-        mend = "give it without, and set what the storage's own library reads, e.g. AWS_SECRET_ACCESS_KEY"
-        check_no_secret(check_address(text, "home", "home"), "home", mend)
+        check_shared_address(text)
         from vlmvid.artifacts.shared_store import open_shared_store
 
         return open_shared_store(text, verify=verify)

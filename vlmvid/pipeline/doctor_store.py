@@ -12,7 +12,8 @@ from vlmvid.artifacts.garbage import find_temporaries
 from vlmvid.config import Recipe
 from vlmvid.errors import VlmvidError
 from vlmvid.pipeline.findings import Finding, error, ok, warning
-from vlmvid.pipeline.gc import DEFAULT_HOURS, running_stages, size_text
+from vlmvid.pipeline.gc import DEFAULT_HOURS, size_text
+from vlmvid.pipeline.gc_locks import running_stages
 
 _NAMES = re.compile(r"(^|_)(password|passwd|secret|token|api_?key|access_key|access_key_id|private_key|credentials)$")
 _VALUES = re.compile(
@@ -26,18 +27,27 @@ def store(home: str) -> list[Finding]:
     if "://" in home:
         return _shared(home)
     folder = Path(home).expanduser().absolute()
-    if not folder.is_dir():
-        return [ok("store", f"{folder} is not there yet; the first run makes it")]
-    running = running_stages(folder)
+    try:
+        if not folder.is_dir():
+            return [ok("store", f"{folder} is not there yet; the first run makes it")]
+        running = running_stages(folder)
+    except OSError as problem:
+        mend = "ask as the user whose runs they are, or let this one read the store"
+        return [warning("store", f"{folder}: what runs in it cannot be seen: {problem}", mend), *_leftovers(home)]
     state = f"running now: {', '.join(running)}" if running else "nothing runs in it"
     return [ok("store", f"{folder}: {state}"), *_leftovers(home)]
 
 
 def _leftovers(home: str) -> list[Finding]:
-    old = [found for found in find_temporaries(home) if time.time() - found.modified_seconds > DEFAULT_HOURS * 3600]
+    try:
+        found = find_temporaries(home)
+    except OSError as problem:
+        mend = "ask as the user whose runs they are, or let this one read the store"
+        return [warning("leftovers", f"not all of the store can be read: {problem}", mend)]
+    old = [one for one in found if time.time() - one.modified_seconds > DEFAULT_HOURS * 3600]
     if not old:
         return []
-    seen = f"{len(old)} of interrupted runs, {size_text(sum(found.num_bytes for found in old))}"
+    seen = f"{len(old)} of interrupted runs, {size_text(sum(one.num_bytes for one in old))}"
     return [warning("leftovers", seen, "look with `vlmvid gc`, remove with `vlmvid gc --delete`")]
 
 

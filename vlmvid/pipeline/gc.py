@@ -7,16 +7,14 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from vlmvid.artifacts import Store, open_store
 from vlmvid.artifacts.garbage import Leftover, check_store, find_scratch, find_temporaries, leftover, remove
 from vlmvid.artifacts.keys import is_key
 from vlmvid.config import Config
 from vlmvid.errors import ArtifactError, ConfigError
+from vlmvid.pipeline.gc_locks import RunWatch, is_held, lock_files, only_one, remove_lock, running_stages
 from vlmvid.pipeline.gc_references import (
     Place,
     Wanted,
@@ -32,7 +30,6 @@ from vlmvid.pipeline.request import DEFAULT_HOME
 
 DEFAULT_HOURS = 24.0
 BUSY_HOURS = 24.0
-GC_LOCK = "gc.lock"
 # What no run can be in need of, however long it takes, once it is old.
 _ALWAYS = {"temporary", "scratch", "damaged", "object", "upload"}
 
@@ -102,9 +99,9 @@ def collect_garbage(
     place = str(home or os.environ.get("VLMVID_HOME") or DEFAULT_HOME)
     _check(place, older_than_hours, superseded, keep_recipes)
     store = open_store(place)
-    with _only_one(store.home, dry_run):
+    with only_one(store.home, dry_run):
         # Before anything is looked at: a run that begins during the search is told by it.
-        recipes = _asked_for(store.home)
+        watch = RunWatch(store.home)
         forgotten = _forgotten(store.home, keep_recipes, older_than_hours)
         search = _Search(store, place, superseded, forgotten)
         busy = running_stages(store.home)
@@ -118,7 +115,7 @@ def collect_garbage(
             elif not busy or found.kind in _ALWAYS:
                 items.append(_garbage(found, age))
         if not dry_run:
-            items = [_remove(item, store, place, recipes) for item in items]
+            items = [_remove(item, place, watch) for item in items]
         return GarbageReport(
             home=store.uri,
             dry_run=dry_run,
@@ -129,22 +126,6 @@ def collect_garbage(
             busy=tuple(busy),
             notes=tuple(search.notes),
         )
-
-
-def running_stages(home: Path) -> list[str]:
-    """What runs on this machine, as ``stage key``, and ``tracking of NAME`` between stages: whose locks are held."""
-    found = []
-    for path in _lock_files(home):
-        if _is_held(path):
-            name, _, key = path.stem.rpartition("-")
-            found.append(f"{name} {key}" if path.parent.parent == home else f"tracking of {name}")
-    return found
-
-
-def _lock_files(home: Path) -> list[Path]:
-    """The locks of stages and of what is tracked."""
-    folders = (home / "locks", home / "tracking" / "locks")
-    return [path for folder in folders for path in sorted(folder.glob("*.lock")) if path.name != GC_LOCK]
 
 
 def _check(place: str, older_than_hours: float, superseded: bool, keep_recipes: int | None) -> None:
@@ -158,8 +139,7 @@ def _check(place: str, older_than_hours: float, superseded: bool, keep_recipes: 
                 f"--superseded is for local stores, and {place} is shared: the locks of one machine do not tell that "
                 "another one works with a result. Without the option gc removes what interrupted writes left there"
             )
-    else:
-        check_store(Path(place).expanduser().absolute())
+    check_store(place)
 
 
 class _Search:
@@ -181,8 +161,8 @@ class _Search:
         if "://" not in self._place:
             yield from self._local()
         yield from find_temporaries(self._place)
-        for path in _lock_files(self._store.home):
-            if not _is_held(path):
+        for path in lock_files(self._store.home):
+            if not is_held(path):
                 yield leftover(path, "lock", "a lock that nobody holds")
 
     def _local(self) -> Iterator[Leftover]:
@@ -262,12 +242,12 @@ def _garbage(found: Leftover, age_hours: float) -> Garbage:
     )
 
 
-def _remove(item: Garbage, store: Store, place: str, recipes: set[tuple[str, float]]) -> Garbage:
+def _remove(item: Garbage, place: str, watch: RunWatch) -> Garbage:
     """Remove one thing, unless a run has begun that may be in need of it."""
     try:
         if item.kind == "lock":
-            _remove_lock(Path(item.place))
-        elif item.kind not in _ALWAYS and (running_stages(store.home) or not _asked_for(store.home) <= recipes):
+            remove_lock(Path(item.place))
+        elif item.kind not in _ALWAYS and watch.has_begun():
             return item.model_copy(update={"error": "a run began meanwhile; run gc again when it has ended"})
         else:
             remove(item.place, place)
@@ -286,62 +266,6 @@ def _forgotten(home: Path, keep_recipes: int | None, older_than_hours: float) ->
         if keep_recipes is not None and seen[recipe_name(path)] > keep_recipes and is_old:
             forgotten.append(path)
     return forgotten
-
-
-def _asked_for(home: Path) -> set[tuple[str, float]]:
-    """The store's recipes and when each was asked for: a run that begins adds to them."""
-    return {(path.name, path.stat().st_mtime) for path in recipe_files(home)}
-
-
-@contextmanager
-def _only_one(home: Path, dry_run: bool) -> Iterator[None]:
-    if dry_run:
-        yield
-        return
-    path = home / "locks" / GC_LOCK
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise ArtifactError(f"another `vlmvid gc` works on {home}; wait until it has ended") from None
-    try:
-        yield
-    finally:
-        _unlink_locked(path)
-        lock.release()
-
-
-def _is_held(path: Path) -> bool:
-    """Whether a process holds a lock file; looking at it does not make it younger."""
-    try:
-        before = path.stat()
-        lock = FileLock(path)
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    except FileNotFoundError:
-        return False
-    with suppress(FileNotFoundError):
-        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    lock.release()
-    return False
-
-
-def _remove_lock(path: Path) -> None:
-    """Remove a lock file while we hold it, so that nobody else does; one that is held stays."""
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return
-    _unlink_locked(path)
-    lock.release()
-
-
-def _unlink_locked(path: Path) -> None:
-    with suppress(PermissionError):  # Windows removes no open file
-        path.unlink(missing_ok=True)
 
 
 # For people.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from vlmvid.artifacts import open_store
+from vlmvid.artifacts.garbage import check_store
 from vlmvid.config import Config, load_recipe
 from vlmvid.config.addresses import without_secrets
 from vlmvid.config.schema import TrackingConfig
@@ -62,6 +63,7 @@ def maintain(
     A tracking service that does not answer is a problem in the report, not an error. Raises as `collect_garbage`.
     """
     place = str(home or os.environ.get("VLMVID_HOME") or DEFAULT_HOME)
+    check_store(place)
     stragglers: list[Straggler] = []
     problems = []
     for uri, experiment in sorted(_experiments(place)):

@@ -293,7 +293,7 @@ def _send_item(client: MlflowClient, run_id: str, record: Record) -> None:
 
 
 def _require_readable(path: Path) -> None:
-    """Raise Refused for a file or folder that is gone or may not be read; MLflow does not say whose file is at fault."""
+    """Raise Refused for a file or folder that is gone or may not be read; MLflow does not say whose it is."""
 
     def fail(error: OSError) -> None:
         raise error
