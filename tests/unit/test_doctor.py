@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import email.utils
 import json
+import os
+import tempfile
 import threading
 import time
 import urllib.request
@@ -325,13 +327,42 @@ def test_the_store(tmp_path: Path) -> None:
     assert "not there yet" in only(doctor_store.store(str(home))).seen
     (home / "stages" / "align" / ".k.0123456789ab.tmp").mkdir(parents=True)
     (home / "locks").mkdir()
-    import os
-
     os.utime(home / "stages" / "align" / ".k.0123456789ab.tmp", (1e9, 1e9))
     with FileLock(home / "locks" / "align-abc.lock"):
         found = doctor_store.store(str(home))
     assert [finding.status for finding in found] == ["ok", "warning"]
     assert "running now: align abc" in found[0].seen and "vlmvid gc --delete" in found[1].mend
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid") or os.geteuid() != 0, reason="becomes another user")
+def test_a_store_that_is_read_only_for_this_user() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        home = Path(name)
+        home.chmod(0o755)
+        (home / "locks").mkdir()
+        (home / "stages").mkdir()
+        (home / "locks" / "align-free.lock").touch()
+        with FileLock(home / "locks" / "align-held.lock"):
+            (seen, *rest), others = as_other_user(home)
+        assert seen.status == "ok" and seen.seen.endswith("running now: align held") and rest == []
+        assert ["not writable" in finding.seen for finding in others if finding.status == "error"] == [True]
+        (home / "locks" / "align-free.lock").chmod(0)
+        (seen, *rest), _ = as_other_user(home)
+        assert seen.status == "warning" and "what runs in it cannot be seen" in seen.seen and rest == []
+        home.chmod(0)
+        (seen, *rest), _ = as_other_user(home)
+        assert {finding.status for finding in (seen, *rest)} <= {"ok", "warning"}
+
+
+def as_other_user(home: Path) -> tuple[list[Finding], list[Finding]]:
+    """What is found of the store, and of its disk and MLflow's database in it, by a user who may not write it."""
+    user = os.geteuid()
+    os.seteuid(65_534)
+    try:
+        others = [*doctor_machine.disks(str(home)), *doctor_services.mlflow(None, str(home))]
+        return doctor_store.store(str(home)), [one for one in others if one.name in ("disk of the store", "mlflow")]
+    finally:
+        os.seteuid(user)
 
 
 def test_a_store_in_s3(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

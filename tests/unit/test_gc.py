@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from tests.unit.pipeline_fixtures import features_of, request_for, run, statuses
 from tests.unit.s3_fixtures import bucket, s3_server
 from vlmvid.artifacts import open_store
 from vlmvid.artifacts.files import scratch_folder, staging_folder, write_json
-from vlmvid.artifacts.garbage import Leftover, find_temporaries
+from vlmvid.artifacts.garbage import Leftover, find_temporaries, remove
 from vlmvid.cli import main
 from vlmvid.errors import ConfigError
 from vlmvid.pipeline import RunRequest, decode, gc
@@ -328,6 +329,53 @@ def test_a_run_that_begins_during_the_search_stops_it(
     report = collect_garbage(home, dry_run=False, older_than_hours=0, superseded=True, keep_recipes=1)
     assert any(item.kind == "artifact" for item in report.items)
     assert all("a run began" in item.error for item in report.items if item.kind != "lock")
+
+
+def home_with_spools(home: Path, num_spools: int, num_locks: int) -> None:
+    (home / "tracking" / "spool").mkdir(parents=True)
+    (home / "recipes").mkdir()
+    (home / "locks").mkdir()
+    for number in range(num_spools):
+        (home / "tracking" / "spool" / f"{number:03}.sent").touch()
+    for number in range(num_locks):
+        (home / "locks" / f"align-{number:03}.lock").touch()
+
+
+def test_locks_are_not_tried_again_for_everything_that_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home_with_spools(tmp_path, num_spools=200, num_locks=50)
+    tried = 0
+    acquire = FileLock.acquire
+
+    def counted(lock: FileLock, *args: Any, **kwargs: Any) -> Any:
+        nonlocal tried
+        tried += 1
+        return acquire(lock, *args, **kwargs)
+
+    monkeypatch.setattr(FileLock, "acquire", counted)
+    report = collect_garbage(tmp_path, dry_run=False, older_than_hours=0)
+    assert len(report.items) == 250 and report.failed == []
+    assert tried < 200 * 50 / 4
+
+
+@pytest.mark.parametrize("name", ["align-001.lock", "encode-new.lock"])
+def test_a_lock_that_is_taken_during_the_removal_stops_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home_with_spools(tmp_path, num_spools=9, num_locks=3)
+    lock = FileLock(tmp_path / "locks" / name)
+
+    def remove_and_begin(place: str, home: str) -> None:
+        remove(place, home)
+        if place.endswith("003.sent"):
+            lock.acquire()
+            time.sleep(0 if "new" in name else 0.3)  # known locks rest for 9 times the time of a look, some ms here
+
+    monkeypatch.setattr(gc, "remove", remove_and_begin)
+    report = collect_garbage(tmp_path, dry_run=False, older_than_hours=0)
+    lock.release()
+    spools = [item for item in report.items if item.kind == "spool"]
+    assert [item.removed for item in spools] == [True] * 4 + [False] * 5
+    assert all("a run began meanwhile" in item.error for item in spools[4:])
 
 
 def test_what_the_system_does_not_let_us_read_is_not_broken(store: tuple[Path, RunRequest, Path]) -> None:

@@ -101,7 +101,8 @@ def disks(home: str) -> list[Finding]:
 
 
 def _disk(name: str, path: Path) -> list[Finding]:
-    there = next(folder for folder in (path, *path.parents) if folder.is_dir())
+    # Of pathlib it raises where a folder is closed to us.
+    there = next(folder for folder in (path, *path.parents) if os.path.isdir(folder))
     free = shutil.disk_usage(there).free
     seen = f"{path}: {free / 10**9:.1f} GB free"
     variable = {"disk of the store": "VLMVID_HOME", "disk of VLMVID_CACHE": "VLMVID_CACHE"}.get(name, "TMPDIR")

@@ -135,7 +135,7 @@ def _prefect_versions(shown: str, client: str, told: Answer) -> Finding:
 def work_pools() -> list[Finding]:
     """Whether the work pools that prefect.yaml names are there and have a worker that is online."""
     path = Path(DEPLOYMENTS)
-    if not path.is_file():
+    if not os.path.isfile(path):  # of pathlib it raises where a folder is closed to us
         return []
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -202,7 +202,10 @@ def mlflow(uri: str | None, home: str) -> list[Finding]:
 
 def _stray_runs() -> list[Finding]:
     folder = Path("mlruns")
-    if not any(path.parent.name.isdecimal() for path in folder.glob("*/meta.yaml")):
+    try:
+        if not any(path.parent.name.isdecimal() for path in folder.glob("*/meta.yaml")):
+            return []
+    except OSError:  # a working folder that this user may not read
         return []
     mend = "move it away: it makes MLflow's own commands, run from here, take it for their store and refuse it"
     return [warning("mlruns", f"{folder.absolute()} holds runs of MLflow's old file store", mend)]
@@ -210,7 +213,7 @@ def _stray_runs() -> list[Finding]:
 
 def _database(uri: str, shown: str, kind: str) -> Finding:
     path = Path(urlsplit(uri).path[1:])
-    if kind == "sqlite" and not path.is_file():
+    if kind == "sqlite" and not os.path.isfile(path):  # of pathlib it raises where a folder is closed to us
         return ok("mlflow", f"{shown}: made by the first run")
     try:
         probe(uri, SECONDS)
