@@ -190,7 +190,7 @@ def test_repeated_samples_are_not_paired() -> None:
 )
 def test_a_metric_without_a_better_side_needs_a_direction(name: str) -> None:
     metric = MetricResult(name=name, value=0.1, num_samples=40, ci_low=0.0, ci_high=0.2)
-    change = {"metric": f"bias/{name}", "max_loss": 1}
+    change: dict[str, Any] = {"metric": f"bias/{name}", "max_loss": 1}
     for asked in (gates(thresholds=[threshold(0.3, metric=f"bias/{name}")]), gates(no_regression=[change])):
         for results in ([lone("bias", metric)], [shares(150)]):  # evaluated or not
             with pytest.raises(ConfigError, match="neither more nor less of it is better.*'direction: higher'"):
@@ -220,7 +220,7 @@ def test_a_value_from_few_samples_is_none() -> None:
     words = "not evaluated: n = 5 is fewer than 30"
     verdict = one(check_gates(gates(thresholds=[threshold(0.1)]), [few], None, KNOWN))
     assert (verdict.passed, verdict.reason, verdict.num_samples) == (False, words, 5)
-    change = {"metric": "vqa/mcq_accuracy", "max_loss": 1}
+    change: dict[str, Any] = {"metric": "vqa/mcq_accuracy", "max_loss": 1}
     for ours, theirs, reason in ((few, None, words), (few, [many], words), (many, [few], f"the champion's is {words}")):
         verdict = one(check_gates(gates(no_regression=[change]), [ours], theirs, KNOWN))
         assert (verdict.passed, verdict.reason) == (False, reason)
@@ -239,8 +239,8 @@ def test_the_gates_of_the_quickstart_pass_with_its_numbers_of_samples() -> None:
             shown.setdefault(found[1], (value, low, high, int(found[6]), not less))
     asked = load_gates(ROOT / "configs" / "gates" / "default.yaml")
     results: dict[str, list[MetricResult]] = {}
-    for gate in (*asked.thresholds, *asked.no_regression):
-        task, _, name = gate.metric.partition("/")
+    for asked_of in [gate.metric for gate in asked.thresholds] + [gate.metric for gate in asked.no_regression]:
+        task, _, name = asked_of.partition("/")
         value, low, high, num, more = shown[name]
         metric = MetricResult(name=name, value=value, num_samples=num, ci_low=low, ci_high=high, higher_is_better=more)
         results.setdefault(task, []).append(metric)
@@ -254,9 +254,9 @@ def test_files_of_gates(tmp_path: Path) -> None:
     assert quality.kind == "dual_encoder"
     tasks = {gate.metric.partition("/")[0] for gate in quality.thresholds}
     assert {"retrieval", "vqa", "hallucination", "bias"} <= tasks
-    words = load_gates(ROOT / "configs" / "gates" / "vlm.yaml")
-    assert words.kind == "vlm" and words.are_for("vlm") and not words.are_for("dual_encoder")
-    assert words.are_for("dual_encoder_and_vlm") and quality.are_for("dual_encoder_and_vlm")
+    speaking = load_gates(ROOT / "configs" / "gates" / "vlm.yaml")
+    assert speaking.kind == "vlm" and speaking.are_for("vlm") and not speaking.are_for("dual_encoder")
+    assert speaking.are_for("dual_encoder_and_vlm") and quality.are_for("dual_encoder_and_vlm")
     both = quality.model_copy(update={"kind": "dual_encoder_and_vlm"})
     assert both.are_for("dual_encoder_and_vlm") and not both.are_for("vlm")
     for text, words in (

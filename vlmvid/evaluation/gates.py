@@ -79,7 +79,8 @@ def check_gates(
             leaves open which side of a metric is better, or contradicts the metric.
     """
     ours, theirs = _by_task(candidate), None if champion is None else _by_task(champion)
-    for gate in (*gates.thresholds, *gates.no_regression):
+    asked: list[ThresholdGate | RegressionGate] = [*gates.thresholds, *gates.no_regression]
+    for gate in asked:
         _check_name(gate.metric, [ours, theirs or {}], set(known_tasks))
         _check_direction(gate, _metric(gate.metric, ours) or _metric(gate.metric, theirs or {}))
     verdicts = [_threshold(gate, ours) for gate in gates.thresholds]
