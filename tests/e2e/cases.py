@@ -101,7 +101,7 @@ def prefect_away(bench: Bench, *, frozen: bool) -> Survival:
 
 def mlflow_away(bench: Bench) -> Survival:
     """MLflow's server is killed while the pipeline runs and comes back before the next run."""
-    server = MlflowServer(bench.folder / "mlflow-away")
+    server = MlflowServer(bench.folder / "mlflow-server")
     try:
         server.start()
         home = bench.fresh("mlflow-away")
