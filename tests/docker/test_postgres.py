@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import time
 
 from scripts.cluster import ROOT, Cluster, _postgres_program
 from scripts.processes import ServiceError
