@@ -499,3 +499,13 @@ def test_a_dual_encoder_is_refused(clips: list[str], capsys: pytest.CaptureFixtu
     folder = str(folder_with("vision", "text", "alignment"))
     assert main(["caption", clips[0], "--model", folder]) == 2
     assert "no vision-language model" in capsys.readouterr().err
+
+
+def test_a_model_that_speaks_says_so() -> None:
+    lines = repr(speaking()).splitlines()
+    assert lines[0] == "VideoTextModel 'tiny': says what videos show"
+    assert any(line.startswith("  language model  llama, ") for line in lines)
+    assert "  connector       linear over time steps" in lines
+    both = load(folder_with("vision", "vlm", "reward", "text", "alignment"), device="cpu")
+    assert repr(both).startswith("VideoTextModel 'tiny': compares videos with texts and says what videos show\n")
+    assert both.parts["reward model"] == "prefers one of several answers"

@@ -31,6 +31,17 @@ class DualEncoder:
         """What the pooling reads: one feature per time step, or patch tokens."""
         return self._alignment.config.pooling.reads
 
+    def describe(self) -> dict[str, str]:
+        """The text encoder, the pooling and the heads in words, by part."""
+        text, config = self._text, self._alignment.config
+        pooled = " + ".join(text.settings.poolings) or "its own"
+        return {
+            "text": f"{text.describe()['architecture']['model_type']}, {pooled} pooling, {text.embed_dim} values",
+            "pooling": f"{config.pooling.kind} over {'patch tokens' if self.reads == 'tokens' else 'time steps'}",
+            "heads": f"{config.video_head.kind} for videos, {config.text_head.kind} for texts",
+            "embedding": f"{self.embed_dim} values",
+        }
+
     def embed_features(self, features: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Features (N, S, C), or patch tokens (N, S, P, C), to embeddings (N, D), L2-normalised."""
         with torch.inference_mode():

@@ -9,6 +9,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from vlmvid.artifacts.digests import sha256_file
 from vlmvid.config.load import validate
 from vlmvid.config.schema import DecodeConfig
 from vlmvid.errors import ArtifactError, ConfigError
@@ -17,8 +18,16 @@ from vlmvid.models.saving import load_text, load_vision
 from vlmvid.models.vlm.generation import GenerationSettings
 from vlmvid.models.vlm.reward import load_reward
 from vlmvid.models.vlm.saving import load_vlm
+from vlmvid.serving.description import description_html, description_text
 from vlmvid.serving.dual_encoder import DualEncoder
-from vlmvid.serving.model_folder import ANSWERS, CAPTION_PROMPT, read_decode, read_stored, verify_model_folder
+from vlmvid.serving.model_folder import (
+    ANSWERS,
+    CAPTION_PROMPT,
+    MANIFEST,
+    read_decode,
+    read_stored,
+    verify_model_folder,
+)
 from vlmvid.serving.speaker import Asked, Ranking, Speaker, choice_question
 from vlmvid.serving.visual_features import ClipFeatures, Reads, StoredAs, VisualFeatures
 
@@ -34,6 +43,7 @@ class VideoTextModel:
     Attributes:
         decode: how a video becomes frames; the same as in training.
         info: what `model.json` says about the model, e.g. the recipe's name.
+        digest: sha256 of `model.json`, which lists the hashes of all other files; empty for a model of no folder.
     """
 
     def __init__(
@@ -44,6 +54,7 @@ class VideoTextModel:
         encoder: DualEncoder | None = None,
         speaker: Speaker | None = None,
         speaker_vision: VisualFeatures | None = None,
+        digest: str = "",
     ) -> None:
         self._vision = vision
         self._speaker_vision = speaker_vision or vision
@@ -51,6 +62,7 @@ class VideoTextModel:
         self._speaker = speaker
         self.decode: DecodeConfig = vision.decode
         self.info = dict(info)
+        self.digest = digest
 
     @classmethod
     def from_folder(cls, folder: Path, device: str = "auto") -> VideoTextModel:
@@ -74,7 +86,37 @@ class VideoTextModel:
             encoder=encoder,
             speaker=_load_speaker(folder, info, device) if (folder / "vlm").is_dir() else None,
             speaker_vision=own,
+            digest=sha256_file(folder / MANIFEST),
         )
+
+    @property
+    def name(self) -> str:
+        """The recipe that made the model; ``model`` where its folder does not say."""
+        return str(self.info.get("recipe", "model"))
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it compares videos with texts: it has an alignment."""
+        return self._encoder is not None
+
+    @property
+    def speaks(self) -> bool:
+        """Whether it says things of videos: it has a vision-language model."""
+        return self._speaker is not None
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """What the model consists of and what it sees of a video, in words, by part."""
+        seen = self._vision.describe()
+        encoder = self._encoder.describe() if self._encoder else {}
+        speaker = self._speaker.describe() if self._speaker else {}
+        return {"vision": seen["vision"], **encoder, **speaker, "frames": seen["frames"]}
+
+    def __repr__(self) -> str:
+        return description_text(self)
+
+    def _repr_html_(self) -> str:
+        return description_html(self)
 
     @property
     def embed_dim(self) -> int:

@@ -67,6 +67,16 @@ class Speaker:
         """What it is given of a clip: one feature per time step, or patch tokens."""
         return "tokens" if self._model.visual.config.reads == "patches" else "frames"
 
+    def describe(self) -> dict[str, str]:
+        """The language model and what gives it eyes in words, by part."""
+        language, visual = self._model.language, self._model.visual.config
+        count = sum(weight.numel() for weight in language.parameters())
+        described = {
+            "language model": f"{language.config.model_type}, {count:,} parameters",
+            "connector": f"{visual.connector.kind} over {'patch tokens' if self.reads == 'tokens' else 'time steps'}",
+        }
+        return described if self._reward is None else {**described, "reward model": "prefers one of several answers"}
+
     def answers(
         self,
         clips: Mapping[str, ClipFeatures],

@@ -71,6 +71,15 @@ class VisualFeatures:
         self.decode = decode
         self.stored = stored
 
+    def describe(self) -> dict[str, str]:
+        """The backbone and the frames that it sees, in words, by part."""
+        backbone, sampling = self.backbone, self.decode.sampling
+        size = self.decode.image_size
+        return {
+            "vision": f"{backbone.config.backbone}, feature {backbone.config.feature}, {backbone.feature_dim} values",
+            "frames": f"{sampling.num_frames}, {sampling.policy}, {size} x {size} pixels",
+        }
+
     def job(self, path: str | Path, start_seconds: float = 0.0, end_seconds: float | None = None) -> ClipJob:
         """A clip as the decoder takes it; a policy that draws at random draws as it did in training."""
         draws = self.decode.sampling.policy == "tsn_random" and Path(path).is_file()
