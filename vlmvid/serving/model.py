@@ -255,6 +255,11 @@ class VideoTextModel:
         return self._speaker
 
     @property
+    def vision(self) -> VisualFeatures:
+        """What makes the features that are embedded."""
+        return self._vision
+
+    @property
     def speaker_vision(self) -> VisualFeatures:
         """What makes the features that the vision-language model reads."""
         return self._speaker_vision
