@@ -24,6 +24,7 @@ from vlmvid.serving.model_folder import (
     ANSWERS,
     CAPTION_PROMPT,
     MANIFEST,
+    embedding_digest,
     read_decode,
     read_stored,
     verify_model_folder,
@@ -44,6 +45,7 @@ class VideoTextModel:
         decode: how a video becomes frames; the same as in training.
         info: what `model.json` says about the model, e.g. the recipe's name.
         digest: sha256 of `model.json`, which lists the hashes of all other files; empty for a model of no folder.
+        embedding_digest: of what decides embeddings alone; those of models with the same can be compared.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class VideoTextModel:
         speaker: Speaker | None = None,
         speaker_vision: VisualFeatures | None = None,
         digest: str = "",
+        embedding_digest: str = "",
     ) -> None:
         self._vision = vision
         self._speaker_vision = speaker_vision or vision
@@ -63,11 +66,13 @@ class VideoTextModel:
         self.decode: DecodeConfig = vision.decode
         self.info = dict(info)
         self.digest = digest
+        self.embedding_digest = embedding_digest
 
     @classmethod
     def from_folder(cls, folder: Path, device: str = "auto") -> VideoTextModel:
         """The model in `folder`, after checking its hashes; raises ArtifactError for a damaged one."""
-        info = verify_model_folder(folder)["info"]
+        manifest = verify_model_folder(folder)
+        info = manifest["info"]
         decode, stored = read_decode(folder), read_stored(folder)
         encoder = None
         if (folder / "alignment").is_dir():
@@ -87,6 +92,7 @@ class VideoTextModel:
             speaker=_load_speaker(folder, info, device) if (folder / "vlm").is_dir() else None,
             speaker_vision=own,
             digest=sha256_file(folder / MANIFEST),
+            embedding_digest=embedding_digest(manifest["files"]),
         )
 
     @property

@@ -29,6 +29,7 @@ from pydantic import ValidationError
 
 from vlmvid.artifacts.digests import sha256_file
 from vlmvid.artifacts.files import read_json, staging_folder, write_json
+from vlmvid.artifacts.keys import hash_json
 from vlmvid.config.schema import DecodeConfig
 from vlmvid.errors import ArtifactError
 from vlmvid.serving.visual_features import StoredAs
@@ -39,6 +40,7 @@ CAPTION_PROMPT = "caption_prompt"
 ANSWERS = "answers"  # in the info: how questions with choices are asked, as `Ranking` reads it
 Part = Literal["vision", "text", "alignment", "vlm", "reward", "vlm_vision"]
 _DECODE, _ENCODE = "decode.json", "encode.json"
+_READ_BY_ALL = (_DECODE, _ENCODE)  # of the parts
 
 
 def write_model_folder(
@@ -133,6 +135,13 @@ def read_stored(folder: Path) -> StoredAs:
         return StoredAs.model_validate(read_json(folder / _ENCODE))
     except ValidationError as error:
         raise ArtifactError(f"{folder / _ENCODE} does not say how features were kept: {error}") from error
+
+
+def embedding_digest(files: Mapping[str, Mapping[str, Any]]) -> str:
+    """One digest of the files of a manifest that decide embeddings; empty for a model that has none."""
+    parts = ("vision/", "text/", "alignment/")
+    hashes = {name: info["sha256"] for name, info in files.items() if name.startswith(parts) or name in _READ_BY_ALL}
+    return hash_json(hashes) if any(name.startswith("alignment/") for name in hashes) else ""
 
 
 def _file_names(folder: Path) -> list[str]:
