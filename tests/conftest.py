@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -24,6 +25,9 @@ os.environ.update(
         "TOKENIZERS_PARALLELISM": "false",
     }
 )
+
+# A background job of a shell begins with SIGINT ignored, and so would all that tests start and end with it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest  # noqa: E402
 

@@ -13,13 +13,13 @@ import pytest
 
 from scripts.cluster import ROOT, Cluster, _postgres_program
 from scripts.processes import ServiceError
-
-if not (shutil.which("postgres") or list(Path("/usr/lib/postgresql").glob("*/bin/postgres"))):
-    pytest.skip("PostgreSQL is not installed (Debian: apt install postgresql)", allow_module_level=True)
+from tests.needs import absent
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    if not (shutil.which("postgres") or list(Path("/usr/lib/postgresql").glob("*/bin/postgres"))):
+        absent("PostgreSQL is not installed (Debian: apt install postgresql)")
     with Cluster(tmp_path_factory.mktemp("postgres"), pools=(), only=("postgres",)) as started:
         yield started
 

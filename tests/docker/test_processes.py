@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from scripts.processes import Processes, Service, ServiceError, free_ports, listens
+from tests.needs import ON_LINUX
 
-pytestmark = pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs util-linux")
+pytestmark = ON_LINUX
 LISTEN = "import http.server, sys; http.server.test(bind='127.0.0.1', port=int(sys.argv[1]))"
 # A program with a child in a session of its own, and the pid of that child in a file.
 PARENT = """

@@ -69,6 +69,7 @@ class Bench:
     def fresh(self, name: str) -> Path:
         """A home with an empty MLflow database in it; from here on its seconds count."""
         home = self.folder / name
+        assert not home.exists() or (home / "mlflow.db").exists(), f"{home} is no home, and would be lost"
         shutil.rmtree(home, ignore_errors=True)
         home.with_suffix(".log").unlink(missing_ok=True)
         fresh_home(home)

@@ -78,8 +78,9 @@ def steps_of(home: Path, stage: str) -> list[int]:
 
 def prefect_away(bench: Bench, *, frozen: bool) -> Survival:
     """Prefect's server is killed and started again a minute later, or hangs for a minute, in the middle of a run."""
-    with PrefectServer(bench.folder / f"prefect-{'frozen' if frozen else 'killed'}") as server:
-        home = bench.fresh(f"prefect-{'frozen' if frozen else 'killed'}")
+    name = "frozen" if frozen else "killed"
+    with PrefectServer(bench.folder / f"prefect-server-{name}") as server:
+        home = bench.fresh(f"prefect-{name}")
         pipeline = Pipeline(home, server.uri)
         assert pipeline.wait_until(lambda: any(m.stage == "decode" for m in moments(home))), pipeline.said
         if frozen:
@@ -108,14 +109,14 @@ def mlflow_away(bench: Bench) -> Survival:
         environment = {"MLFLOW_TRACKING_URI": server.uri}
         pipeline = bench.pipeline(home, environment=environment)
         assert pipeline.wait_until(lambda: any(m.stage == "decode" for m in moments(home))), pipeline.said
-        server.kill()
+        server.stop()
         pipeline.finish()
         server.start()
         bench.pipeline(home, environment=environment).finish()
         client = MlflowClient(server.uri, registry_uri=server.uri)
         return bench.settled(home, 2, client=client, note="the model was registered by the second run")
     finally:
-        server.close()
+        server.stop()
 
 
 def two_runs(bench: Bench) -> Survival:

@@ -28,7 +28,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Tiny:
 )
 def test_a_small_fault(name: str, tiny: Tiny) -> None:
     if name in NEEDS_ROOT and (os.geteuid() != 0 or shutil.which("mount") is None or not may_mount(tiny.folder)):
-        pytest.skip("only root may make a small disk")
+        pytest.skip(
+            "makes a disk of a few hundred kB, and only root with the right to mount may; a container often has none. "
+            "tests/unit/test_pipeline_ledger.py fills a disk by a limit of file sizes, and needs no right"
+        )
     SMALL[name](tiny)
 
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from tests.needs import ON_LINUX
 from vlmvid.errors import EvaluationError
 from vlmvid.evaluation.cosines import similarity
 from vlmvid.metrics.retrieval import TIES, hit_at_k, rank_of
@@ -313,7 +314,7 @@ print(*found)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's peak of resident memory")
+@ON_LINUX
 def test_memory_grows_with_the_rows_and_not_with_their_square() -> None:
     done = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
     small, middle, large = (1024 * int(number) for number in done.stdout.split())

@@ -17,7 +17,7 @@ from vlmvid.config.schema import TrackingConfig
 from vlmvid.evaluation.base import TaskResult
 from vlmvid.evaluation.runner import write_results
 from vlmvid.metrics import mean_result
-from vlmvid.tracking import open_tracker
+from vlmvid.tracking import Registration, open_tracker
 from vlmvid.tracking.evaluation_files import files_digest
 from vlmvid.tracking.mlflow import MlflowTracker
 from vlmvid.tracking.registry import EVALUATION, EVALUATION_DIGEST, FINGERPRINT, KIND
@@ -83,13 +83,15 @@ def register_version(
     tracker.start_pipeline(pipeline_key="p", name="demo", config={}, tags={})
     with tracker.stage("register", fingerprint) as run:
         registered = tracker.register(
-            model_folder=scratch / "model",
-            model_name=NAME,
-            alias=alias,
-            fingerprint=fingerprint,
-            tags={} if kind is None else {KIND: kind},
-            stage_run=run,
-            evaluation=None if results is None else scratch / "evaluation",
+            Registration(
+                model_folder=scratch / "model",
+                model_name=NAME,
+                alias=alias,
+                fingerprint=fingerprint,
+                tags={} if kind is None else {KIND: kind},
+                evaluation=None if results is None else scratch / "evaluation",
+            ),
+            run,
         )
     tracker.finish("FINISHED")
     assert tracker.gaps == []

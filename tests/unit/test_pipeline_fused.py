@@ -18,6 +18,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from tests.needs import ON_LINUX
 from tests.tiny import read_rows, write_clip, write_dataset, write_rows
 from tests.unit.pipeline_fixtures import (
     TOLERANT,
@@ -351,7 +352,7 @@ class TestWorkers:
         assert "options.decode_memory_mb, now 100: after raising it run again with --retry failed" in row.message
         assert [row.video_id for row in index_of(request) if row.status != "ok"] == ["bomb"]
 
-    @pytest.mark.skipif(sys.platform != "linux", reason="the worker is found by its memory in /proc")
+    @ON_LINUX
     def test_a_killed_worker_costs_one_passing_row(self, tmp_path: Path, home: Path, with_bomb: Path) -> None:
         request = request_for(tmp_path, home, with_bomb, (FUSED, TOLERANT, "options.decode_workers=1"), **ENCODE)
         options = open_context(request).recipe.options

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import signal
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.needs import ON_POSIX
 from tests.tiny import write_dataset
 from tests.unit.pipeline_fixtures import ledger_of, request_for, run
 from vlmvid.artifacts.ledger import Ledger, LedgerRow, Status, append_line, read_lines
@@ -79,7 +79,7 @@ def test_a_torn_line_costs_no_other(tmp_path: Path) -> None:
     assert list(read_lines(path)) == [{"a": 1}, {"a": 3}]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="a limit of file sizes")
+@ON_POSIX
 def test_a_disk_that_takes_half_a_line_is_an_error(tmp_path: Path) -> None:
     """As a full disk does, a limit of the file's size lets a write through in part, and refuses the next."""
     path = tmp_path / "lines.jsonl"

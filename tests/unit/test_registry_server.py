@@ -28,7 +28,7 @@ from vlmvid.artifacts.digests import sha256_file
 from vlmvid.errors import ArtifactError
 from vlmvid.serving.load import load
 from vlmvid.serving.model_folder import MANIFEST
-from vlmvid.tracking import mlflow_registry
+from vlmvid.tracking import Registration, mlflow_registry
 from vlmvid.tracking.registry import KIND, MODEL_DIGEST
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -50,12 +50,14 @@ def register_folder(uri: str, home: Path, name: str, folder: Path) -> None:
     tracker.start_pipeline(pipeline_key=name, name="demo", config={}, tags={})
     with tracker.stage("register", name) as run:
         tracker.register(
-            model_folder=folder,
-            model_name=name,
-            alias="candidate",
-            fingerprint=name,
-            tags={KIND: "dual_encoder", MODEL_DIGEST: sha256_file(folder / MANIFEST)},
-            stage_run=run,
+            Registration(
+                model_folder=folder,
+                model_name=name,
+                alias="candidate",
+                fingerprint=name,
+                tags={KIND: "dual_encoder", MODEL_DIGEST: sha256_file(folder / MANIFEST)},
+            ),
+            run,
         )
     tracker.finish("FINISHED")
 

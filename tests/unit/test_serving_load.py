@@ -24,7 +24,7 @@ from vlmvid.models.text import load_text_encoder
 from vlmvid.serving.load import load
 from vlmvid.serving.model_folder import MANIFEST, Part, verify_model_folder, write_model_folder
 from vlmvid.serving.visual_features import StoredAs
-from vlmvid.tracking import RegisteredModel
+from vlmvid.tracking import RegisteredModel, Registration
 from vlmvid.tracking.mlflow import MlflowTracker
 from vlmvid.video.clip_decoder import decode_clip
 from vlmvid.video.options import ClipJob
@@ -149,12 +149,14 @@ def register(home: Path, fingerprint: str, key: str = "r1", folder: Path | None 
     tracker.start_pipeline(pipeline_key="p", name="demo", config={}, tags={})
     with tracker.stage("register", key) as run:
         registered = tracker.register(
-            model_folder=folder or template()[0],
-            model_name="tiny",
-            alias="candidate",
-            fingerprint=fingerprint,
-            tags={"vlmvid.dataset": "synthetic"},
-            stage_run=run,
+            Registration(
+                model_folder=folder or template()[0],
+                model_name="tiny",
+                alias="candidate",
+                fingerprint=fingerprint,
+                tags={"vlmvid.dataset": "synthetic"},
+            ),
+            run,
         )
     assert tracker.gaps == []
     return registered

@@ -44,6 +44,7 @@ from vlmvid.pipeline.encode import read_features, read_patches, read_times, visi
 from vlmvid.serving.load import load
 from vlmvid.serving.model_folder import MANIFEST, Part, write_model_folder
 from vlmvid.serving.visual_features import StoredAs, VisualFeatures
+from vlmvid.tracking import Registration
 from vlmvid.types import Conversation, Message, Visual
 from vlmvid.video.clip_decoder import decode_clip
 from vlmvid.video.options import ClipJob
@@ -320,12 +321,14 @@ def test_pyfunc_answers_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cl
     tracker.start_pipeline(pipeline_key="p", name="demo", config={}, tags={})
     with tracker.stage("register", "r") as stage:
         tracker.register(
-            model_folder=folder_with("vision", "vlm"),
-            model_name="words",
-            alias="candidate",
-            fingerprint="f",
-            tags={},
-            stage_run=stage,
+            Registration(
+                model_folder=folder_with("vision", "vlm"),
+                model_name="words",
+                alias="candidate",
+                fingerprint="f",
+                tags={},
+            ),
+            stage,
         )
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}")
     monkeypatch.setenv("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")

@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from mlflow.entities import Run
 
+from tests.needs import ON_POSIX
 from tests.unit.tracking_fixtures import EXPERIMENT, client_of, fresh_home, open_home
 from vlmvid.config.schema import TrackingConfig
 from vlmvid.errors import TrackingError
-from vlmvid.tracking import NullTracker, open_tracker, resolve_tracking_uri
+from vlmvid.tracking import NullTracker, Registration, open_tracker, resolve_tracking_uri
 from vlmvid.tracking.mlflow import MlflowTracker, _require_readable
 from vlmvid.tracking.outage import Refused
 from vlmvid.tracking.spooled import clean_name
@@ -63,7 +64,7 @@ def test_what_can_never_be_sent_is_left_out_and_blocks_nothing(home: Path, tmp_p
     assert {run.info.run_name: run.data.metrics for run in runs(home)}["evaluate"] == {"first": 1, "last": 2}
 
 
-@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="users of POSIX")
+@ON_POSIX
 def test_a_file_that_may_not_be_read_is_refused(home: Path) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -240,7 +241,7 @@ def test_a_broken_database_never_stops_the_work(tmp_path: Path) -> None:
     assert all("cannot be opened" in gap and "kept in" in gap for gap in tracker.gaps)
     with pytest.raises(TrackingError, match="has not answered"):
         tracker.register(
-            model_folder=tmp_path, model_name="m", alias="candidate", fingerprint="f", tags={}, stage_run=run
+            Registration(model_folder=tmp_path, model_name="m", alias="candidate", fingerprint="f", tags={}), run
         )
 
 

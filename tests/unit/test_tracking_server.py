@@ -12,7 +12,7 @@ from mlflow.tracking import MlflowClient
 
 from tests.mlflow_fixtures import MlflowServer
 from vlmvid.config.schema import TrackingConfig
-from vlmvid.tracking import open_tracker
+from vlmvid.tracking import Registration, open_tracker
 from vlmvid.tracking.mlflow import MlflowTracker
 from vlmvid.tracking.mlflow_registry import download_model
 
@@ -33,12 +33,10 @@ def test_a_registered_model_is_downloaded_once(
     tracker = started(mlflow_server.uri, tmp_path / "home")
     with tracker.stage("register", "r1") as run:
         registered = tracker.register(
-            model_folder=tmp_path / "weights",
-            model_name="over-http",
-            alias="candidate",
-            fingerprint="f1",
-            tags={},
-            stage_run=run,
+            Registration(
+                model_folder=tmp_path / "weights", model_name="over-http", alias="candidate", fingerprint="f1", tags={}
+            ),
+            run,
         )
     tracker.finish("FINISHED")
     assert tracker.gaps == []
@@ -94,7 +92,7 @@ def test_an_outage_leaves_a_gap_that_is_filled_later(mlflow_server: MlflowServer
     assert Path(client.download_artifacts(parent.info.run_id, "config.json", str(tmp_path))).is_file()
 
     with started(mlflow_server.uri, home).stage("align", "a2") as killed:
-        mlflow_server.kill()
+        mlflow_server.stop()
         clock = time.monotonic()
         for step in range(1000):
             killed.log_metrics({"loss": float(step)}, step=step)

@@ -160,7 +160,7 @@ def test_training_beside_a_server_that_hangs_dies_and_returns(encoded: Encoded, 
         in_outage = training.steps()[-1][0]
         until(lambda: sent() > in_outage, 480)
 
-        mlflow_server.kill()
+        mlflow_server.stop()
         died = time.time()
         time.sleep(10)
         in_outage = training.steps()[-1][0]

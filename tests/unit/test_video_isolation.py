@@ -19,6 +19,7 @@ import av
 import numpy as np
 import pytest
 
+from tests.needs import ON_LINUX
 from tests.unit.faulty_worker import CountBytes
 from tests.unit.video_files import SIZE, frame_numbers, write_audio, write_prefix, write_video
 from vlmvid.config.schema import DecodeConfig, SamplingConfig
@@ -35,7 +36,7 @@ CONFIG = DecodeConfig(sampling=SamplingConfig(num_frames=4), image_size=32)
 LIMITS = DecodeLimits(seconds=120, memory_bytes=2**30)
 FAULTY = (sys.executable, "-m", "tests.unit.faulty_worker")
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits and /proc are Linux's")
+pytestmark = ON_LINUX
 
 
 @pytest.fixture(scope="module")
@@ -577,7 +578,6 @@ def test_an_interrupt_leaves_no_worker(how: str) -> None:
     code = (
         SCRIPT
         + """
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
 with DecodePool(config, limits, num_workers=2, worker_command=faulty) as pool:
     for outcome in pool.decode([ClipJob(name) for name in ("slow:0", "slow:0", "hang:", "hang:")]):
         print(*pool.worker_pids(), flush=True)

@@ -19,7 +19,7 @@ from vlmvid.pipeline.context import RunContext, open_context
 from vlmvid.pipeline.encode import vision_backbone
 from vlmvid.pipeline.request import RunRequest
 from vlmvid.pipeline.texts import text_encoder
-from vlmvid.tracking.base import NullRun, RegisteredModel
+from vlmvid.tracking.base import NullRun, RegisteredModel, Registration
 from vlmvid.tracking.environment import code_tags
 from vlmvid.tracking.registry import EVALUATE_KEY, KIND, MODEL_DIGEST
 
@@ -205,13 +205,15 @@ def _register(context: RunContext, folder: Path) -> RegisteredModel:
     assert config is not None  # the stage exists only with its section
     evaluated = context.recipe.evaluate is not None
     return context.tracker.register(
-        model_folder=folder,
-        model_name=config.model_name,
-        alias=config.alias,
-        fingerprint=context.keys.key("register"),
-        tags={**_lineage(context), MODEL_DIGEST: sha256_file(folder / "model.json")},
-        stage_run=context.stage_runs.get(STAGE, NullRun()),
-        evaluation=context.folder("evaluate") if evaluated else None,
+        Registration(
+            model_folder=folder,
+            model_name=config.model_name,
+            alias=config.alias,
+            fingerprint=context.keys.key("register"),
+            tags={**_lineage(context), MODEL_DIGEST: sha256_file(folder / "model.json")},
+            evaluation=context.folder("evaluate") if evaluated else None,
+        ),
+        context.stage_runs.get(STAGE, NullRun()),
     )
 
 

@@ -39,6 +39,27 @@ class RegisteredModel:
         return f"models:/{self.name}/{self.version}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registration:
+    """A model to be registered.
+
+    Attributes:
+        model_folder: its files.
+        model_name: of the registered model that the version belongs to.
+        alias: is pointed at the version.
+        fingerprint: says which model it is; the same one is registered once.
+        tags: of the version.
+        evaluation: folder of files that go beside the model.
+    """
+
+    model_folder: Path
+    model_name: str
+    alias: str
+    fingerprint: str
+    tags: Mapping[str, str]
+    evaluation: Path | None = None
+
+
 class StageRun(Protocol):
     """One stage of one pipeline in the tracking service. No method ever raises for an outage."""
 
@@ -88,18 +109,8 @@ class Tracker(Protocol):
         Leaving the block ends the run as FINISHED, with an exception as `status_of` says; the exception goes on.
         """
 
-    def register(
-        self,
-        *,
-        model_folder: Path,
-        model_name: str,
-        alias: str,
-        fingerprint: str,
-        tags: Mapping[str, str],
-        stage_run: StageRun,
-        evaluation: Path | None = None,
-    ) -> RegisteredModel:
-        """Register a model folder once per `fingerprint`, with its evaluation's files, and point `alias` at it.
+    def register(self, wanted: Registration, stage_run: StageRun) -> RegisteredModel:
+        """Register a model once per fingerprint, with its files below the stage's run, and point the alias at it.
 
         Raises:
             TrackingError: the registry refused or did not answer; nothing is half registered.
@@ -166,20 +177,10 @@ class NullTracker:
         """Record nothing."""
         yield NullRun()
 
-    def register(
-        self,
-        *,
-        model_folder: Path,
-        model_name: str,
-        alias: str,
-        fingerprint: str,
-        tags: Mapping[str, str],
-        stage_run: StageRun,
-        evaluation: Path | None = None,
-    ) -> RegisteredModel:
+    def register(self, wanted: Registration, stage_run: StageRun) -> RegisteredModel:
         """Always raises TrackingError: there is no registry."""
         raise TrackingError(
-            f"cannot register {model_name!r}: tracking.enabled is false, so there is no model registry; "
+            f"cannot register {wanted.model_name!r}: tracking.enabled is false, so there is no model registry; "
             "set tracking.enabled to true or remove the 'register' section"
         )
 

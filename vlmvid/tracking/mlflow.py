@@ -17,7 +17,7 @@ from mlflow.tracking import MlflowClient
 from vlmvid.artifacts.digests import sha256_text
 from vlmvid.errors import TrackingError
 from vlmvid.tracking.backend import OpenRun, RunSpec
-from vlmvid.tracking.base import RegisteredModel, StageRun
+from vlmvid.tracking.base import RegisteredModel, Registration, StageRun
 from vlmvid.tracking.environment import code_tags, file_bytes
 from vlmvid.tracking.filters import in_batches, tags_filter
 from vlmvid.tracking.mlflow_calls import mlflow_calls, new_client
@@ -218,17 +218,7 @@ class MlflowTracker(SpooledTracker):
         self._mlflow = MlflowBackend(uri, experiment, artifact_location)
         super().__init__(self._mlflow, spool_folder, code_tags())
 
-    def register(
-        self,
-        *,
-        model_folder: Path,
-        model_name: str,
-        alias: str,
-        fingerprint: str,
-        tags: Mapping[str, str],
-        stage_run: StageRun,
-        evaluation: Path | None = None,
-    ) -> RegisteredModel:
+    def register(self, wanted: Registration, stage_run: StageRun) -> RegisteredModel:
         """Register a model folder as a pyfunc model (models from code), once per fingerprint.
 
         The files go under the stage's run, the version is created with its tags in one call, then
@@ -236,12 +226,10 @@ class MlflowTracker(SpooledTracker):
         """
         if stage_run.run_id is None:
             raise TrackingError(
-                f"cannot register {model_name!r}: the service at {without_password(self._mlflow.uri)} has not "
+                f"cannot register {wanted.model_name!r}: the service at {without_password(self._mlflow.uri)} has not "
                 "answered, so the stage has no run to hold the files; start the service and run the stage again"
             )
-        return register_model(
-            self._mlflow, model_folder, model_name, alias, fingerprint, tags, stage_run.run_id, evaluation
-        )
+        return register_model(self._mlflow, wanted, stage_run.run_id)
 
 
 def _send_values(client: MlflowClient, run: OpenRun, records: list[Record]) -> list[str]:

@@ -15,7 +15,7 @@ from mlflow.tracking import MlflowClient
 from vlmvid.artifacts.digests import sha256_text
 from vlmvid.artifacts.files import scratch_folder
 from vlmvid.errors import TrackingError
-from vlmvid.tracking.base import RegisteredModel
+from vlmvid.tracking.base import RegisteredModel, Registration
 from vlmvid.tracking.environment import serving_requirements
 from vlmvid.tracking.evaluation_files import files_digest
 from vlmvid.tracking.filters import quoted, tags_filter
@@ -45,22 +45,14 @@ class Backend(Protocol):
         """The client, made at first use."""
 
 
-def register_model(
-    backend: Backend,
-    model_folder: Path,
-    model_name: str,
-    alias: str,
-    fingerprint: str,
-    tags: Mapping[str, str],
-    run_id: str,
-    evaluation: Path | None = None,
-) -> RegisteredModel:
-    """One version of `model_name` for `fingerprint`, with its files under the run, and `alias` on it.
+def register_model(backend: Backend, wanted: Registration, run_id: str) -> RegisteredModel:
+    """One version for the fingerprint, with its files under the run, and the alias on it.
 
     The evaluation, a folder of files, lies beside the model: whoever reads the registry needs nothing else.
     """
     backend.check()
-    all_tags = {**tags, FINGERPRINT: fingerprint}
+    model_name, fingerprint, evaluation = wanted.model_name, wanted.fingerprint, wanted.evaluation
+    all_tags = {**wanted.tags, FINGERPRINT: fingerprint}
     with mlflow_calls(None):
         client = backend.client()
         known = _versions_of(client, model_name, fingerprint)
@@ -68,18 +60,21 @@ def register_model(
             version = known[0]
             all_tags |= _evaluation_tags(client, version, evaluation)
             if EVALUATION_RUNS not in version.tags:
-                all_tags |= _evaluation_runs(client, run_id, tags)
+                all_tags |= _evaluation_runs(client, run_id, wanted.tags)
             for key, value in all_tags.items():
                 if version.tags.get(key) != value:
                     client.set_model_version_tag(model_name, version.version, key, value)
         else:
             _create_registered_model(client, model_name)
-            source = _upload_model(client, run_id, model_folder, fingerprint)
-            all_tags |= {**_upload_evaluation(client, run_id, evaluation), **_evaluation_runs(client, run_id, tags)}
+            source = _upload_model(client, run_id, wanted.model_folder, fingerprint)
+            all_tags |= {
+                **_upload_evaluation(client, run_id, evaluation),
+                **_evaluation_runs(client, run_id, wanted.tags),
+            }
             client.create_model_version(model_name, source, run_id=run_id, tags=all_tags, await_creation_for=0)
         number = str(_leave_one(client, model_name, fingerprint).version)
-        before = client.get_registered_model(model_name).aliases.get(alias)
-        client.set_registered_model_alias(model_name, alias, number)
+        before = client.get_registered_model(model_name).aliases.get(wanted.alias)
+        client.set_registered_model_alias(model_name, wanted.alias, number)
     moved_from = None if before is None or str(before) == number else str(before)
     return RegisteredModel(model_name, number, moved_from)
 

@@ -14,7 +14,7 @@ from typing import Any
 from vlmvid.config.addresses import without_secrets
 from vlmvid.errors import TrackingError
 from vlmvid.tracking.backend import Backend, RunSpec
-from vlmvid.tracking.base import RegisteredModel, RunStatus, StageRun, status_of
+from vlmvid.tracking.base import RegisteredModel, Registration, RunStatus, StageRun, status_of
 from vlmvid.tracking.outage import Breaker, without_password
 from vlmvid.tracking.spool import Spool
 from vlmvid.tracking.spool_claim import SpoolClaim
@@ -102,20 +102,10 @@ class SpooledTracker:
             self._open_stages.pop(stage, None)
             run.end(status)
 
-    def register(
-        self,
-        *,
-        model_folder: Path,
-        model_name: str,
-        alias: str,
-        fingerprint: str,
-        tags: Mapping[str, str],
-        stage_run: StageRun,
-        evaluation: Path | None = None,
-    ) -> RegisteredModel:
+    def register(self, wanted: Registration, stage_run: StageRun) -> RegisteredModel:
         """Offered by the implementations that have a registry."""
         raise TrackingError(
-            f"{without_password(self._backend.uri)} has no model registry; cannot register {model_name!r}"
+            f"{without_password(self._backend.uri)} has no model registry; cannot register {wanted.model_name!r}"
         )
 
     def finish(self, status: RunStatus) -> None:
