@@ -102,9 +102,7 @@ def prefect_away(bench: Bench, *, frozen: bool) -> Survival:
 
 def mlflow_away(bench: Bench) -> Survival:
     """MLflow's server is killed while the pipeline runs and comes back before the next run."""
-    server = MlflowServer(bench.folder / "mlflow-server")
-    try:
-        server.start()
+    with MlflowServer(bench.folder / "mlflow-server") as server:
         home = bench.fresh("mlflow-away")
         environment = {"MLFLOW_TRACKING_URI": server.uri}
         pipeline = bench.pipeline(home, environment=environment)
@@ -115,8 +113,6 @@ def mlflow_away(bench: Bench) -> Survival:
         bench.pipeline(home, environment=environment).finish()
         client = MlflowClient(server.uri, registry_uri=server.uri)
         return bench.settled(home, 2, client=client, note="the model was registered by the second run")
-    finally:
-        server.stop()
 
 
 def two_runs(bench: Bench) -> Survival:

@@ -278,7 +278,7 @@ def test_which_tracker_and_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     with null.stage("align", "a") as run:
         run.log_metrics({"loss": 1.0})
         with pytest.raises(TrackingError, match="tracking.enabled"):
-            null.register(model_folder=tmp_path, model_name="m", alias="a", fingerprint="f", tags={}, stage_run=run)
+            null.register(wanted, run)
     null.finish("FINISHED")
     assert null.gaps == [] and run.run_id is None
     assert list(tmp_path.iterdir()) == []
