@@ -277,6 +277,7 @@ def test_which_tracker_and_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     null.start_pipeline(pipeline_key="k", name="n", config={}, tags={})
     with null.stage("align", "a") as run:
         run.log_metrics({"loss": 1.0})
+        wanted = Registration(model_folder=tmp_path, model_name="m", alias="a", fingerprint="f", tags={})
         with pytest.raises(TrackingError, match="tracking.enabled"):
             null.register(wanted, run)
     null.finish("FINISHED")
