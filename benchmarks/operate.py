@@ -25,6 +25,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks.documents import finish
 from benchmarks.operate_tree import OpenedFiles, Outcome, run
 from benchmarks.operate_work import name_of
 
@@ -239,11 +240,7 @@ def main() -> int:
     if arguments.only in (None, "scale"):
         document["scale"] = scale(folder / "scale")
     document["reached"] = reached(document)
-    text = json.dumps(document, indent=2, sort_keys=True)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
-    sys.stdout.write(text + "\n")
-    return 0 if all(document["reached"].values()) else 1
+    return finish(document, arguments.out)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.documents import finish
 from vlmvid.pipeline import STAGES, make_request, pipeline_run
 
 ROOT = Path(__file__).parents[1]
@@ -210,11 +211,7 @@ def main() -> int:
     document["cpu_seconds"] = round(usage.ru_utime + usage.ru_stime, 1)
     document["wall_seconds"] = round(time.perf_counter() - started, 1)
     document["peak_memory_mib"] = round(usage.ru_maxrss / 1024)
-    text = json.dumps(document, indent=2, sort_keys=True)
-    if arguments.out:
-        arguments.out.write_text(text + "\n")
-    sys.stdout.write(text + "\n")
-    return 0 if all(document["reached"].values()) else 1
+    return finish(document, arguments.out)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from tests.mlflow_fixtures import MlflowServer
-from tests.unit.tracking_fixtures import EXPERIMENT, client_of, fresh_home, open_home
+from tests.unit.tracking_fixtures import EXPERIMENT, client_of, fresh_home, open_home, runs_by_name
 from vlmvid.config.schema import TrackingConfig
 from vlmvid.tracking import NullTracker, open_tracker
 from vlmvid.tracking.mlflow import MlflowTracker
@@ -30,13 +29,6 @@ def started(home: Path, key: str = "p") -> MlflowTracker:
     return tracker
 
 
-def by_name(home: Path) -> dict[str, Run]:
-    client = client_of(home)
-    found = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
-    assert len({run.info.run_name for run in found}) == len(found)
-    return {run.info.run_name: run for run in found}
-
-
 def test_parts_of_a_stage_are_children_of_its_run(home: Path) -> None:
     tracker = started(home)
     with tracker.stage("train_vlm", "t1") as stage:
@@ -51,7 +43,7 @@ def test_parts_of_a_stage_are_children_of_its_run(home: Path) -> None:
     tracker.finish("FINISHED")
     assert both == ["RUNNING", "RUNNING"]
     assert tracker.gaps == []
-    runs = by_name(home)
+    runs = runs_by_name(home)
     parents = {name: run.data.tags.get("mlflow.parentRunId") for name, run in runs.items()}
     top, own = runs["demo"].info.run_id, runs["train_vlm"].info.run_id
     assert parents == {
@@ -78,7 +70,7 @@ def test_a_resumed_stage_reopens_its_parts(home: Path, error: BaseException, sta
             second.log_table("samples.json", ROWS[:1])
             raise error
     tracker.finish("FAILED")
-    before = by_name(home)
+    before = runs_by_name(home)
     assert {name: run.info.status for name, run in before.items()} == {
         "demo": "FAILED",
         "train_vlm": status,
@@ -97,7 +89,7 @@ def test_a_resumed_stage_reopens_its_parts(home: Path, error: BaseException, sta
             second.log_table("samples.json", ROWS)
     again.finish("FINISHED")
     assert again.gaps == []
-    after = by_name(home)
+    after = runs_by_name(home)
     assert {name: run.info.run_id for name, run in after.items()} == {n: run.info.run_id for n, run in before.items()}
     assert {run.info.status for run in after.values()} == {"FINISHED"}
     assert stage.run_id == after["train_vlm"].info.run_id
@@ -118,7 +110,7 @@ def test_parts_left_open_by_a_killed_process_are_closed(home: Path) -> None:
         pass
     other.finish("FINISHED")
     client = client_of(home)
-    found = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+    found = client.search_runs([client.get_experiment_runs_by_name(EXPERIMENT).experiment_id])
     assert sorted(
         (run.data.tags.get("vlmvid.stage_key"), run.info.status) for run in found if run.info.run_name != "demo"
     ) == [

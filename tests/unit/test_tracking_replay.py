@@ -6,9 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from mlflow.entities import Run
 
-from tests.unit.tracking_fixtures import EXPERIMENT, client_of, fresh_home, open_home
+from tests.unit.tracking_fixtures import client_of, fresh_home, open_home, runs_by_name
 from vlmvid.tracking import spooled
 from vlmvid.tracking.mlflow import MlflowTracker
 from vlmvid.tracking.outage import Unreachable
@@ -25,13 +24,6 @@ def started(home: Path, key: str = "p") -> MlflowTracker:
     tracker = open_home(home)
     tracker.start_pipeline(pipeline_key=key, name=f"demo-{key}", config={"lr": 1}, tags={})
     return tracker
-
-
-def by_name(home: Path) -> dict[str, Run]:
-    client = client_of(home)
-    found = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
-    assert len({run.info.run_name for run in found}) == len(found)
-    return {run.info.run_name: run for run in found}
 
 
 def away() -> None:
@@ -91,7 +83,7 @@ def test_a_run_of_another_recipe_sends_what_was_left(home: Path, monkeypatch: py
     third.finish("FINISHED")
     assert third.gaps == []
     assert list((home / "tracking" / "spool").iterdir()) == []
-    found = by_name(home)
+    found = runs_by_name(home)
     assert [point.step for point in client_of(home).get_metric_history(run.run_id, "loss")] == [1]
     # This process is still there, so nobody knows that the first pipeline is over.
     assert {name: one.info.status for name, one in found.items()} == {
@@ -114,7 +106,7 @@ def test_two_processes_of_one_pipeline_have_two_spools(home: Path) -> None:
         tracker._parent.set_tags({name: "1"})  # type: ignore[union-attr]
         die(tracker)
     started(home).finish("FINISHED")
-    assert {"one", "two"} <= by_name(home)["demo-p"].data.tags.keys()
+    assert {"one", "two"} <= runs_by_name(home)["demo-p"].data.tags.keys()
     assert list((home / "tracking" / "spool").iterdir()) == []
 
 

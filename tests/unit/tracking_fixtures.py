@@ -8,6 +8,7 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
+from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
 from vlmvid.config.schema import TrackingConfig
@@ -50,6 +51,16 @@ def client_of(home: Path) -> MlflowClient:
     """A client that looks into the database of `home` behind the tracker's back."""
     uri = f"sqlite:///{home / 'mlflow.db'}"
     return MlflowClient(uri, registry_uri=uri)
+
+
+def runs_by_name(home: Path) -> dict[str, Run]:
+    """The runs in the database of `home`, each of a name of its own."""
+    client = client_of(home)
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    assert len({run.info.run_name for run in found}) == len(found)
+    return {run.info.run_name: run for run in found}
 
 
 def free_port() -> int:
