@@ -110,7 +110,7 @@ def test_parts_left_open_by_a_killed_process_are_closed(home: Path) -> None:
         pass
     other.finish("FINISHED")
     client = client_of(home)
-    found = client.search_runs([client.get_experiment_runs_by_name(EXPERIMENT).experiment_id])
+    found = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
     assert sorted(
         (run.data.tags.get("vlmvid.stage_key"), run.info.status) for run in found if run.info.run_name != "demo"
     ) == [
