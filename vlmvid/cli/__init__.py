@@ -20,6 +20,7 @@ from vlmvid.cli.files import add_file_commands
 from vlmvid.cli.models import add_model_commands
 from vlmvid.cli.promote import add_promote_command
 from vlmvid.cli.recipes import add_recipe_commands
+from vlmvid.cli.serve import add_serve_command
 from vlmvid.cli.upkeep import add_upkeep_commands
 from vlmvid.errors import ArtifactError, ConfigError, VlmvidError
 
@@ -84,6 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_recipe_commands(commands)
     add_model_commands(commands)
+    add_serve_command(commands)
     add_promote_command(commands)
     add_file_commands(commands)
     add_upkeep_commands(commands)
