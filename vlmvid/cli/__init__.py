@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TextIO
 
 from vlmvid.cli.files import add_file_commands
 from vlmvid.cli.models import add_model_commands
@@ -24,13 +25,13 @@ from vlmvid.cli.serve import add_serve_command
 from vlmvid.cli.upkeep import add_upkeep_commands
 from vlmvid.errors import ArtifactError, ConfigError, VlmvidError
 
-__all__ = ["main"]
+__all__ = ["main", "parser"]
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     _configure_logging(arguments.verbose)
     try:
         command: Callable[[argparse.Namespace], int] = arguments.command
@@ -73,31 +74,48 @@ def _no_space(error: OSError) -> ArtifactError:
 
 
 def _fail(error: Exception, code: int) -> int:
-    sys.stderr.write(f"vlmvid: {type(error).__name__}: {error}\n")
+    from vlmvid.serving.terminal import alarming, terminal_of
+
+    name = alarming(f"vlmvid: {type(error).__name__}:", terminal_of(sys.stderr))
+    sys.stderr.write(f"{name} {error}\n")
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """Every command with its options."""
+    made = argparse.ArgumentParser(
         prog="vlmvid", description="Video-language pipelines: decode, encode, align, train, evaluate."
     )
-    parser.add_argument("-v", "--verbose", action="count", default=0, help="more log lines on stderr (twice for debug)")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    made.add_argument("-v", "--verbose", action="count", default=0, help="more log lines on stderr (twice for debug)")
+    commands = made.add_subparsers(required=True, metavar="COMMAND")
     add_recipe_commands(commands)
     add_model_commands(commands)
     add_serve_command(commands)
     add_promote_command(commands)
     add_file_commands(commands)
     add_upkeep_commands(commands)
-    return parser
+    return made
 
 
 def _configure_logging(verbose: int) -> None:
     level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _BesideBars(sys.stderr)
     handler.setFormatter(_NamedRuns("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("vlmvid").setLevel(level)
+
+
+class _BesideBars(logging.StreamHandler[TextIO]):
+    """Writes its lines above the progress bars, which would be torn apart by them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "tqdm" not in sys.modules:  # nothing has a bar yet
+            super().emit(record)
+            return
+        from tqdm import tqdm
+
+        with tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
 
 
 class _NamedRuns(logging.Formatter):

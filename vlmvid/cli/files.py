@@ -22,7 +22,12 @@ def add_file_commands(commands: Any) -> None:
     probe.add_argument("folder")
     probe.add_argument("--out", default="media.parquet", help="the table (default: ./media.parquet)")
     probe.add_argument("--workers", type=int, help="processes (default: one per core; 0 = this process, no limits)")
-    inspect = _media_command(commands, "inspect", _inspect, "what one video file holds and what is wrong with it")
+    inspect = _media_command(
+        commands,
+        "inspect",
+        _inspect,
+        "what one video file holds: its stream, packet index, some frames, and what is wrong with it",
+    )
     inspect.add_argument("video")
     inspect.set_defaults(workers=1)
 
@@ -145,10 +150,12 @@ def _probe_media(arguments: argparse.Namespace) -> int:
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    from vlmvid.pipeline.probe import one_line, probe_file, row_words
+    from vlmvid.pipeline.inspect import inspect_file
+    from vlmvid.serving.terminal import one_line, terminal_of
 
-    row = probe_file(arguments.video, _media_options(arguments), every_frame=arguments.every_frame)
-    write({name: value for name, value in row.items() if name != "path_bytes"} if arguments.json else row_words(row))
+    found = inspect_file(arguments.video, _media_options(arguments), every_frame=arguments.every_frame)
+    row = found.row
+    write(found.to_json() if arguments.json else found.to_text(terminal_of(sys.stdout)))
     if row["codec"] is None:
         for code, message in zip(row["defects"], row["defect_messages"], strict=True):
             sys.stderr.write(f"vlmvid: {code}: {one_line(message)}\n")

@@ -55,10 +55,16 @@ def _words_command(commands: Any, name: str, text: str) -> argparse.ArgumentPars
 
 
 def _search(arguments: argparse.Namespace) -> int:
-    from vlmvid.pipeline.search import hits_table, search_index
+    from vlmvid.pipeline.search import search_index
+    from vlmvid.serving.search_results import SearchHit, SearchResults
+    from vlmvid.serving.terminal import terminal_of
 
     hits = search_index(arguments.text, model=arguments.model, index=arguments.index, top_k=arguments.top_k)
-    write([hit.model_dump() for hit in hits] if arguments.json else hits_table(hits))
+    if arguments.json:
+        write([hit.model_dump() for hit in hits])
+    else:
+        found = SearchResults(SearchHit(**hit.model_dump()) for hit in hits)
+        write(found.to_text(terminal_of(sys.stdout)))
     return 0
 
 

@@ -15,9 +15,8 @@ from vlmvid.data.files import VIDEO_SUFFIXES, list_videos
 from vlmvid.errors import ConfigError, DecodeError
 from vlmvid.pipeline.decode import decode_limits, num_workers
 from vlmvid.pipeline.progress import StageProgress
+from vlmvid.serving.terminal import one_line
 from vlmvid.video.paths import local_path, printable
-
-NUM_EXAMPLE_CHARACTERS = 100
 
 
 def probe_folder(folder: str | Path, table: str | Path, options: RunOptions, *, every_frame: bool) -> dict[str, Any]:
@@ -96,18 +95,19 @@ def summary_table(summary: dict[str, Any]) -> str:
 
 def row_words(row: dict[str, Any]) -> str:
     """One row for a terminal: a line per column, a line per defect."""
+    return "\n".join([*column_lines(row), *defect_lines(row)])
+
+
+def column_lines(row: dict[str, Any]) -> list[str]:
+    """What a row holds beside its defects: a line per column."""
     listed = ("defects", "defect_messages", "path_bytes")
-    lines = [f"{name:<24}  {one_line(str(value))}" for name, value in row.items() if name not in listed]
+    return [f"{name:<24}  {one_line(str(value))}" for name, value in row.items() if name not in listed]
+
+
+def defect_lines(row: dict[str, Any]) -> list[str]:
+    """What is wrong with a file: a line per defect."""
     pairs = zip(row["defects"], row["defect_messages"], strict=True)
-    return "\n".join([*lines, *(f"{'defect':<24}  {code}: {one_line(message)}" for code, message in pairs)])
-
-
-def one_line(text: str) -> str:
-    """Text for one line of a terminal: control characters escaped, the middle of a long one left out."""
-    clean = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
-    if len(clean) <= 2 * NUM_EXAMPLE_CHARACTERS:
-        return clean
-    return f"{clean[:NUM_EXAMPLE_CHARACTERS]} ... {clean[-NUM_EXAMPLE_CHARACTERS:]}"
+    return [f"{'defect':<24}  {code}: {one_line(message)}" for code, message in pairs]
 
 
 def _examined(
@@ -119,7 +119,8 @@ def _examined(
     paths = [os.path.join(str(root), os.fsdecode(name)) for name in names]
     jobs = [ExamineJob(path=path, every_frame=every_frame) for path in paths]
     progress = StageProgress()
-    progress.begin("probe", len(jobs), "file")
+    if len(jobs) > 1:
+        progress.begin("probe", len(jobs), "file")
     with DecodePool(None, decode_limits(options), num_workers=num_workers(options)) as pool:
         for name, path, outcome in zip(names, paths, pool.run(jobs), strict=True):
             if isinstance(outcome, DecodeError):

@@ -1,5 +1,6 @@
 """How far a long stage is: a progress bar on stderr, silent where that is no terminal, and the points of its curves.
 
+All bars of vlmvid are made here, so that they look the same: what it is, how far, counts with their unit, times, rate.
 Others may watch the numbers of the bar.
 """
 
@@ -15,6 +16,7 @@ from tqdm import tqdm
 Watcher = Callable[[str, int, int], None]
 MIN_POINTS, MAX_POINTS = 20, 1000
 MAX_STEPS_BETWEEN = 10
+_LABEL_WIDTH = 10  # the longest name of a usual stage, so that bars below each other line up
 
 
 def is_reported(step: int, num_steps: int) -> bool:
@@ -48,7 +50,15 @@ class StageProgress:
         with self._lock:
             if total and stage not in self._bars:
                 self._bars[stage] = tqdm(
-                    total=total, initial=done, desc=stage, unit=unit, file=sys.stderr, disable=None
+                    total=total,
+                    initial=done,
+                    desc=stage.ljust(_LABEL_WIDTH),
+                    unit=f" {unit}",
+                    file=sys.stderr,
+                    disable=None,
+                    dynamic_ncols=True,
+                    bar_format=f"{{desc}} {{percentage:3.0f}} % |{{bar}}| {{n_fmt}}/{{total_fmt}} {unit}s "
+                    "[{elapsed}<{remaining}, {rate_fmt}{postfix}]",
                 )
                 self._tell(stage, done, total)
 
