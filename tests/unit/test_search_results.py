@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
@@ -16,8 +17,13 @@ from PIL import Image
 from traitlets.config import Config
 
 from tests.tiny import COLOURS, write_clip
+from tests.unit.test_serving_load import template
+from tests.unit.video_index_fixtures import make_index, table_row, unit_rows
+from vlmvid.errors import ConfigError
+from vlmvid.serving.load import load
 from vlmvid.serving.search_results import SearchHit, SearchResults
 from vlmvid.serving.terminal import HALF_BLOCK, Terminal
+from vlmvid.serving.video_index_table import Maker
 
 HOSTILE = "<script>alert(1)</script>\x1b[31m[bold]"
 
@@ -98,3 +104,24 @@ def test_a_notebook_gets_html_with_pictures_and_nothing_that_runs(
     with capture_output() as shown:
         results.show()
     assert shown.stdout == "" and [output.data["text/html"] for output in shown.outputs] == [html]
+
+
+def test_a_model_searches_an_index_of_its_own_alone(tmp_path: Path) -> None:
+    model = load(template()[0], device="cpu")
+    texts = ["a red square", "ein Ball", "red"]
+    rows = [table_row(number, path=str(tmp_path / f"{number}.mp4")) for number in range(3)]
+    maker = Maker(model.embedding_digest, model.name, "eyes")
+    index = make_index(tmp_path / "own", model.encode_text(texts).astype(np.float16), rows, maker)
+    found = model.search(index, texts, top_k=2)
+    assert [(hit.query, hit.video_id) for hit in found if hit.rank == 1] == [
+        (text, f"v{number}") for number, text in enumerate(texts)
+    ]
+    assert found[0].score == pytest.approx(1.0, abs=1e-3) and found[0].captions == ("caption 0",)
+    assert found[0].moment_seconds is None and found[0].is_missing and len(found) == 6
+    one = model.search(tmp_path / "own", "red", where={"colour": ["blue"]})
+    assert [hit.video_id for hit in one] == ["v2"]
+    with pytest.raises(ConfigError, match="query 2 of 2 is empty"):
+        model.search(index, ["red", " \n"])
+    other = make_index(tmp_path / "other", unit_rows(3, 8))
+    with pytest.raises(ConfigError, match="'tiny'.*cannot be compared"):
+        model.search(other, "red")

@@ -29,7 +29,9 @@ from vlmvid.serving.model_folder import (
     read_stored,
     verify_model_folder,
 )
+from vlmvid.serving.search_results import SearchResults, search_texts
 from vlmvid.serving.speaker import Asked, Ranking, Speaker, choice_question
+from vlmvid.serving.video_index import VideoIndex
 from vlmvid.serving.visual_features import ClipFeatures, Reads, StoredAs, VisualFeatures
 
 _CLIPS_PER_BATCH = 64
@@ -167,6 +169,28 @@ class VideoTextModel:
     def similarity(self, video: NDArray[np.float32], text: NDArray[np.float32]) -> NDArray[np.float32]:
         """Cosine of every video (N, D) with every text (M, D): float32 (N, M) in [-1, 1]."""
         return np.asarray(video @ text.T, dtype=np.float32)
+
+    def search(
+        self,
+        index: VideoIndex | Path_,
+        texts: str | Sequence[str],
+        top_k: int = 5,
+        where: Mapping[str, Sequence[str]] | None = None,
+    ) -> SearchResults:
+        """The clips of an index that are nearest to a text, or to each of several.
+
+        Args:
+            index: an open index, or its folder, made by ``vlmvid index`` with this model.
+            texts: what to look for.
+            top_k: how many clips for each text.
+            where: attribute name -> values of which a clip must have one.
+
+        Raises:
+            ArtifactError: the folder holds no index.
+            ConfigError: an index of another model, an empty text, or what `VideoIndex.search` refuses.
+        """
+        opened = VideoIndex.open(index) if isinstance(index, Path_) else index
+        return search_texts(opened, self, [texts] if isinstance(texts, str) else texts, top_k, where)
 
     # A str is a sequence of str to a type checker, and one path here.
     @overload

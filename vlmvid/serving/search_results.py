@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING, overload
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from vlmvid.errors import DecodeError
+from vlmvid.errors import ConfigError, DecodeError
 from vlmvid.serving.showing import Showable, html_table
 from vlmvid.serving.terminal import Column, Terminal, bold, filmstrip_lines, table_lines
 from vlmvid.types import Record
@@ -19,6 +19,9 @@ from vlmvid.video.options import ClipJob
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from vlmvid.serving.model import VideoTextModel
+    from vlmvid.serving.video_index import VideoIndex
 
 _NUM_FRAMES = 6  # of a clip's strip
 _IMAGE_SIZE = 72
@@ -123,6 +126,47 @@ class SearchResults(Showable, Sequence[SearchHit]):
 
         clips = {hit: ClipJob(hit.path, hit.start_seconds, hit.end_seconds) for hit in self.hits}
         return dict(zip(clips, clip_frames(list(clips.values()), _NUM_FRAMES, _IMAGE_SIZE), strict=True))
+
+
+def search_texts(
+    index: VideoIndex,
+    model: VideoTextModel,
+    texts: Sequence[str],
+    top_k: int = 5,
+    where: Mapping[str, Sequence[str]] | None = None,
+) -> SearchResults:
+    """The `top_k` clips of an index that are nearest to each text, each with the moment that fits best.
+
+    Args:
+        where: attribute name -> values of which a clip must have one, as `VideoIndex.search`.
+
+    Raises:
+        ConfigError: an index of another model, a text without words, or what `VideoIndex.search` refuses.
+    """
+    index.require_model(model)
+    blank = [number for number, text in enumerate(texts, start=1) if not text.strip()]
+    if blank:
+        raise ConfigError(f"query {blank[0]} of {len(texts)} is empty; describe in a few words what to look for")
+    queries = model.encode_text(list(texts))
+    rows, scores = index.search(queries, top_k, where)
+    hits = []
+    for text, query, own_rows, own_scores in zip(texts, queries, rows, scores, strict=True):
+        for rank, (clip, score) in enumerate(zip(index.clips(own_rows), own_scores, strict=True), start=1):
+            moment = index.moment(clip.row, query)
+            hits.append(
+                SearchHit(
+                    query=text,
+                    rank=rank,
+                    score=round(float(score), 6),
+                    video_id=clip.video_id,
+                    path=clip.path,
+                    start_seconds=clip.start_seconds,
+                    end_seconds=clip.end_seconds,
+                    captions=clip.captions,
+                    moment_seconds=None if moment is None else round(moment.seconds, 6),
+                )
+            )
+    return SearchResults(hits)
 
 
 def _shown(hits: Sequence[SearchHit]) -> tuple[list[Column], list[list[str]]]:
