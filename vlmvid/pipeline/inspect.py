@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ class Inspection:
         return "\n".join([*lines, *([""] if defects and self.index else []), *defects])
 
 
-def inspect_file(path: str | os.PathLike[str], options: RunOptions, *, every_frame: bool) -> Inspection:
+def inspect_file(path: str | Path, options: RunOptions, *, every_frame: bool) -> Inspection:
     """Examine one file, in whatever state it is, in a worker process under the limits of `options`.
 
     Raises DecodeError (``protocol_not_allowed``) for an address that names no file of this machine.

@@ -6,6 +6,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from html import escape
+from importlib import import_module
 
 from vlmvid.serving.terminal import Terminal, terminal_of
 
@@ -29,9 +30,7 @@ class Showable(ABC):
     def show(self) -> None:
         """Show it here: in the notebook that this runs in, else as text on stdout."""
         if _is_notebook():
-            from IPython.display import display
-
-            display(self)
+            import_module("IPython.display").display(self)  # a function without types
         else:
             sys.stdout.write(self.to_text(terminal_of(sys.stdout)) + "\n")
 
