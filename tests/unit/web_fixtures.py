@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 
 from tests.tiny import COLOURS, write_clip
-from tests.unit.test_serving_load import template
+from tests.unit.test_serving_vlm import folder_with
 from tests.unit.video_index_fixtures import make_index, table_row
 from vlmvid.serving.load import load
 from vlmvid.serving.model import VideoTextModel
@@ -31,7 +31,14 @@ HOSTILE = '<script>alert("1")</script>\x1b[31m'
 
 @cache
 def tiny_model() -> VideoTextModel:
-    return load(template()[0], device="cpu")
+    """It embeds and gives no words."""
+    return load(folder_with("vision", "text", "alignment"), device="cpu")
+
+
+@cache
+def speaking_model() -> VideoTextModel:
+    """The same with words."""
+    return load(folder_with("vision", "text", "alignment", "vlm"), device="cpu")
 
 
 def clip_index(folder: Path, model: VideoTextModel) -> VideoIndex:
@@ -79,20 +86,20 @@ class Running:
 def running(model: VideoTextModel | None = None, index: VideoIndex | None = None, **options: Any) -> Iterator[Running]:
     """Serve within the block."""
     app = make_app(model or tiny_model(), index or tiny_index(), ServeOptions(decode_workers=1, **options))
-    listening = bind("127.0.0.1", 0)
-    url = url_of(listening)
     ready = threading.Event()
     server = WebServer(app, ready.set)
-    thread = threading.Thread(target=server.run, args=([listening],))
-    thread.start()
-    try:
-        assert ready.wait(60)
-        with httpx.Client(base_url=url, timeout=60) as client:
-            yield Running(url, client)
-    finally:
-        server.should_exit = True
-        thread.join(30)
-        assert not thread.is_alive()
+    with bind("127.0.0.1", 0) as listening:
+        url = url_of(listening)
+        thread = threading.Thread(target=server.run, args=([listening],))
+        thread.start()
+        try:
+            assert ready.wait(60)
+            with httpx.Client(base_url=url, timeout=60) as client:
+                yield Running(url, client)
+        finally:
+            server.should_exit = True
+            thread.join(30)
+            assert not thread.is_alive()
 
 
 def error_of(response: httpx.Response) -> tuple[int, str]:

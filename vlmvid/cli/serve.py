@@ -40,18 +40,19 @@ def _serve(arguments: argparse.Namespace) -> int:
     from vlmvid.serving.web.server import bind, hosts_for, serve, url_of
 
     # Before the model, which takes longer to fail.
-    listening = bind(arguments.host, arguments.port)
-    index = VideoIndex.open(arguments.index)
-    model = load(arguments.model)
-    options = ServeOptions(
-        max_upload_bytes=max(1, int(arguments.max_upload_mb * 2**20)), hosts=hosts_for(listening, arguments.allow_host)
-    )
-    app = make_app(model, index, options)
+    with bind(arguments.host, arguments.port) as listening:
+        index = VideoIndex.open(arguments.index)
+        model = load(arguments.model)
+        options = ServeOptions(
+            max_upload_bytes=max(1, int(arguments.max_upload_mb * 2**20)),
+            hosts=hosts_for(listening, arguments.allow_host),
+        )
 
-    def tell() -> None:
-        found = {"url": url_of(listening), "model": model.name, "clips": index.num_clips}
-        write(found if arguments.json else f"{found['url']}  ({model.name}, {index.num_clips:,} clips; Ctrl-C ends it)")
-        sys.stdout.flush()
+        def tell() -> None:
+            url = url_of(listening)
+            found = {"url": url, "model": model.name, "clips": index.num_clips}
+            write(found if arguments.json else f"{url}  ({model.name}, {index.num_clips:,} clips; Ctrl-C ends it)")
+            sys.stdout.flush()
 
-    serve(app, listening, tell)
+        serve(make_app(model, index, options), listening, tell)
     return 0

@@ -21,7 +21,9 @@ from vlmvid.video.paths import printable
 
 logger = logging.getLogger(__name__)
 
-_NO_VIDEO = ("empty_file", "no_video_stream", "not_a_file", "too_short", "unreadable", "unsupported")
+_NO_VIDEO = (
+    "empty_file", "no_video_stream", "not_a_file", "protocol_not_allowed", "too_short", "unreadable", "unsupported"
+)  # fmt: skip
 _TOO_COSTLY = ("frame_too_large", "memory_limit", "timeout")
 _CODES_OF_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 _MESSAGES_OF_STATUS = {  # by the words of HTTP, which say nothing of the mend

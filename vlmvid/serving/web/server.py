@@ -23,12 +23,15 @@ _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 def bind(host: str, port: int) -> socket.socket:
     """A socket on which nobody else listens; port 0 takes a free one. Raises ConfigError where that cannot be."""
     try:
+        if not 0 <= port < 1 << 16:
+            raise OverflowError("a port is a number from 0 to 65535")
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, kind, protocol, _, address = found[0]
         taken = socket.socket(family, kind, protocol)
         try:
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             taken.bind(address)
+            taken.listen(_BACKLOG)  # two may be bound to one port, as long as neither listens
         except BaseException:
             taken.close()
             raise
@@ -85,5 +88,5 @@ class WebServer(uvicorn.Server):
 
 def serve(app: FastAPI, listening: socket.socket, when_ready: Callable[[], None]) -> None:
     """Serve on what `bind` gave until the process is told to end; then open requests get a few seconds."""
-    with listening, suppress(KeyboardInterrupt):  # the usual end of a server
+    with suppress(KeyboardInterrupt):  # the usual end of a server
         WebServer(app, when_ready).run(sockets=[listening])

@@ -16,6 +16,7 @@ from typing import BinaryIO
 from fastapi import Request
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
 
 from vlmvid.artifacts.files import scratch_folder
 from vlmvid.serving.web.errors import WebError, busy
@@ -86,12 +87,7 @@ class Uploads:
         name = secrets.token_hex(16)
         upload = Upload(name, self._root / name)
         try:
-            try:
-                await self._receive(request, upload)
-            except WebError as error:
-                if error.code == "too_large":
-                    await _drain(request)
-                raise
+            await self._receive(request, upload)
             yield upload
         finally:
             self._num_receiving -= 1
@@ -150,21 +146,25 @@ class Uploads:
         """The body as it comes, never more than what an upload may have."""
         most = self._options.max_upload_bytes + _FRAMING_BYTES
         declared = request.headers.get("content-length", "")
-        if declared.isdigit() and int(declared) > most:
-            raise self._too_large()
-        stream, received = request.stream(), 0
-        while True:
+        received, has_more = 0, True
+        is_too_large = declared.isdigit() and int(declared) > most
+        while has_more and not is_too_large:
             try:
-                chunk = await asyncio.wait_for(anext(stream), self._options.idle_seconds)
-            except StopAsyncIteration:
-                return
+                message = await asyncio.wait_for(request.receive(), self._options.idle_seconds)
             except TimeoutError:
-                message = f"nothing of the upload came for {self._options.idle_seconds:g} s; send it again"
-                raise WebError(408, "too_slow", message) from None
-            received += len(chunk)
-            if received > most:
-                raise self._too_large()
-            yield chunk
+                words = f"nothing of the upload came for {self._options.idle_seconds:g} s; send it again"
+                raise WebError(408, "too_slow", words) from None
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            has_more = message.get("more_body", False)
+            received += len(message["body"])
+            is_too_large = received > most
+            if not is_too_large:
+                yield message["body"]
+        if is_too_large:
+            if has_more:
+                await _drain(request)
+            raise self._too_large()
 
     def _too_large(self) -> WebError:
         most = self._options.max_upload_bytes
