@@ -61,5 +61,13 @@ TrackingUri = Annotated[
     form_field("MLflow", "The registry's address. Empty: MLFLOW_TRACKING_URI of the worker, else the home's database."),
 ]
 
+IndexVideos = Annotated[
+    str, form_field("Videos", "A folder of videos, a manifest, or the folder of an encode artifact.", min_length=1)
+]
+ModelAddress = Annotated[str, form_field("Model", "models:/NAME@champion, or a model folder.", min_length=1)]
+IndexFolder = Annotated[
+    str, form_field("Index", "The folder of the index, on the worker's machine; made if it is not there.", min_length=1)
+]
+
 Delete = Annotated[bool, form_field("Delete", "Off: only say what would be deleted from the store.")]
 OlderThanHours = Annotated[float, form_field("Older than (hours)", "What changed more recently is left alone.", ge=0)]

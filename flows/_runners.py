@@ -38,30 +38,34 @@ def given_to_this_flow() -> TaskRunner[Any] | None:
 
 
 def run_shards(
-    shard_task: Task[..., ShardReport], calls: Sequence[tuple[Any, ...]], on_done: Callable[[int], None]
-) -> None:
+    shard_task: Task[..., ShardReport],
+    calls: Sequence[tuple[Any, ...]],
+    on_done: Callable[[int], None] = lambda done: None,
+) -> list[ShardReport]:
     """One task per call, on the runner of the flow that runs now; `on_done` is told how many are done.
 
     On the sequential one the first failure ends the loop. On others all shards are submitted at once and awaited; when
     some fail, the rest are finished and stored before the error of the first one, in the order of shards, is raised.
     """
     context = FlowRunContext.get()
+    reports: list[ShardReport] = []
     if context is None or isinstance(context.task_runner, SequentialTaskRunner):
         for done, call in enumerate(calls, start=1):
-            shard_task(*call)
+            reports.append(shard_task(*call))
             on_done(done)
-        return
+        return reports
     futures = [shard_task.submit(*call) for call in calls]
     errors: list[Exception] = []
     for done, future in enumerate(futures, start=1):
         try:
-            future.result()
+            reports.append(future.result())
         except Exception as error:
             errors.append(error)
         on_done(done)
     if errors:
         get_run_logger().error("%d of %d shards failed; the others are stored", len(errors), len(futures))
         raise errors[0]
+    return reports
 
 
 def make_runner(choice: RunnerChoice) -> TaskRunner[Any]:

@@ -26,7 +26,7 @@ FILE = ROOT / "prefect.yaml"
 DOCUMENT: dict[str, Any] = yaml.safe_load(FILE.read_text())
 DEPLOYMENTS = {one["name"]: one for one in DOCUMENT["deployments"]}
 SCHEDULES = [schedule for one in DEPLOYMENTS.values() for schedule in one.get("schedules", ())]
-NAMES = ["pipeline", "ingest", "encode", "align", "train-vlm", "evaluate", "promote", "maintenance"]
+NAMES = ["pipeline", "ingest", "encode", "align", "train-vlm", "evaluate", "index", "promote", "maintenance"]
 every = pytest.mark.parametrize("name", NAMES)
 
 

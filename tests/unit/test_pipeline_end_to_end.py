@@ -21,8 +21,8 @@ from vlmvid.pipeline.align import split_clips
 from vlmvid.pipeline.clip_embeddings import ClipEmbeddings
 from vlmvid.pipeline.context import open_context
 from vlmvid.pipeline.encode import read_patches, vision_backbone
+from vlmvid.pipeline.indexing import index_request, plan_index
 from vlmvid.pipeline.preflight import preflight
-from vlmvid.pipeline.search import search_index
 
 LORA = {"rank": 2}
 
@@ -74,8 +74,8 @@ def test_adapted_encoders_are_trained_measured_and_served(tmp_path: Path, home: 
     results = json.loads((Path(refs["evaluate"].uri) / "metrics.json").read_text())
     measured = {metric["name"]: metric["value"] for metric in results[0]["metrics"]}
     assert measured["t2v_mean_rank"] == pytest.approx(np.mean(ranks))
-    with pytest.raises(ConfigError, match="was trained end to end.*encode_video"):
-        search_index(["something red"], model=folder, index=refs["encode"].uri, top_k=2)
+    with pytest.raises(ConfigError, match="was trained end to end.*give the videos themselves"):
+        plan_index(index_request(refs["encode"].uri, folder, str(tmp_path / "index")))
     assert all(status == "cached" for status, _ in statuses(request).values())
 
 

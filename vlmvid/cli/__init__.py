@@ -2,7 +2,8 @@
 
 Results go to stdout, logs and progress bars to stderr. Exit codes: 0 done, 1 the work failed,
 2 bad usage or config. `recipes` has the commands that take a recipe, `models` those that take a model,
-`files` those that take files alone, `upkeep` those that look after a store.
+`indexing` the one that makes videos searchable, `files` those that take files alone, `upkeep` those that look after a
+store.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from vlmvid.cli.files import add_file_commands
+from vlmvid.cli.indexing import add_index_command
 from vlmvid.cli.models import add_model_commands
 from vlmvid.cli.promote import add_promote_command
 from vlmvid.cli.recipes import add_recipe_commands
@@ -90,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     commands = made.add_subparsers(required=True, metavar="COMMAND")
     add_recipe_commands(commands)
     add_model_commands(commands)
+    add_index_command(commands)
     add_serve_command(commands)
     add_promote_command(commands)
     add_file_commands(commands)

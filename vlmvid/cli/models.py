@@ -34,8 +34,15 @@ def _search_command(commands: Any) -> None:
     search = commands.add_parser("search", help="find clips by a text", description="Find clips by a text.")
     search.add_argument("text", nargs="+", help="one query per argument")
     search.add_argument("--model", required=True, help="models:/NAME@alias or a model folder")
-    search.add_argument("--index", required=True, help="folder of an encode artifact, as `vlmvid encode` prints it")
+    search.add_argument("--index", required=True, metavar="DIR", help="folder that `vlmvid index` made")
     search.add_argument("--top-k", type=int, default=5)
+    search.add_argument(
+        "--where",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="only clips with this attribute; of one name any of the values",
+    )
     add_json(search)
     search.set_defaults(command=_search)
 
@@ -56,15 +63,18 @@ def _words_command(commands: Any, name: str, text: str) -> argparse.ArgumentPars
 
 def _search(arguments: argparse.Namespace) -> int:
     from vlmvid.pipeline.search import search_index
-    from vlmvid.serving.search_results import SearchHit, SearchResults
     from vlmvid.serving.terminal import terminal_of
 
-    hits = search_index(arguments.text, model=arguments.model, index=arguments.index, top_k=arguments.top_k)
-    if arguments.json:
-        write([hit.model_dump() for hit in hits])
-    else:
-        found = SearchResults(SearchHit(**hit.model_dump()) for hit in hits)
-        write(found.to_text(terminal_of(sys.stdout)))
+    where: dict[str, list[str]] = {}
+    for given in arguments.where:
+        name, equals, value = given.partition("=")
+        if not equals:
+            raise ConfigError(f"--where {given!r} names no value; write NAME=VALUE, e.g. --where language=en")
+        where.setdefault(name, []).append(value)
+    found = search_index(
+        arguments.text, model=arguments.model, index=arguments.index, top_k=arguments.top_k, where=where
+    )
+    write([hit.model_dump() for hit in found] if arguments.json else found.to_text(terminal_of(sys.stdout)))
     return 0
 
 

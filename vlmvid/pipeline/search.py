@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
-from vlmvid.artifacts import ArtifactRef, Manifest
+from vlmvid.artifacts import ArtifactRef
 from vlmvid.artifacts.files import read_json, write_json
-from vlmvid.artifacts.store import MANIFEST_FILE
 from vlmvid.config.schema import SearchConfig
-from vlmvid.errors import ArtifactError, ConfigError, DatasetError, VlmvidError
+from vlmvid.errors import ConfigError, DatasetError
 from vlmvid.pipeline.context import RunContext, open_context
 from vlmvid.pipeline.encode import read_features, read_patches
 from vlmvid.pipeline.index import IndexRow, read_index
 from vlmvid.pipeline.ingest import read_clips
+from vlmvid.pipeline.probe import one_line
 from vlmvid.pipeline.request import RunRequest
 from vlmvid.registry import nearest
 from vlmvid.serving.search import centred_means, top_k
 from vlmvid.types import Clip, Record
+
+if TYPE_CHECKING:
+    from vlmvid.serving.search_results import SearchResults
 
 STAGE = "search"
 HITS_FILE = "hits.json"
@@ -137,35 +140,23 @@ def hits_table(hits: Sequence[Hit]) -> str:
     lines: list[str] = []
     for hit in hits:
         if hit.rank == 1:
-            lines.append(f"{hit.query}")
+            lines.append(one_line(hit.query))
         end = f"{hit.end_seconds:.1f} s" if hit.end_seconds is not None else "end"
-        lines.append(f"  {hit.rank}.  {hit.score:6.3f}  {hit.video_id}  {hit.start_seconds:.1f}..{end}")
+        lines.append(f"  {hit.rank}.  {hit.score:6.3f}  {one_line(hit.video_id)}  {hit.start_seconds:.1f}..{end}")
     return "\n".join(lines)
 
 
-def search_index(texts: Sequence[str], *, model: str, index: str, top_k: int) -> list[Hit]:
-    """Search the clips of an encode artifact (its folder) by text with an aligned model.
+def search_index(
+    texts: Sequence[str], *, model: str, index: str, top_k: int, where: Mapping[str, Sequence[str]] | None = None
+) -> SearchResults:
+    """What a video index has for each text with the model that made it; `where` as `VideoIndex.search`.
 
-    The features must come from the model's own vision backbone; another feature size is refused.
-    Raises ArtifactError when the folder is no encode artifact of today's files and code.
+    Raises ArtifactError when `index` is no index, ConfigError, naming both, when it was made with another model, and
+    what `vlmvid.load` raises.
     """
-    folder = Path(index).absolute()
-    try:
-        manifest = Manifest.model_validate(read_json(folder / MANIFEST_FILE))
-    except (ArtifactError, ValidationError):
-        manifest = None
-    if manifest is None or manifest.stage != "encode":
-        raise ArtifactError(f"{folder} is no encode artifact; give the folder that `vlmvid encode` prints")
-    home = folder.parents[2]
-    for path in sorted((home / "recipes").glob("*.yaml")):
-        context = open_context(RunRequest(recipe=str(path), home=str(home)))
-        try:
-            fits = context.recipe.name == manifest.recipe and context.keys.key("encode") == folder.name
-        except VlmvidError:  # an old variant of the recipe whose files are gone
-            continue
-        if fits:
-            return search_clips(context, SearchConfig(model=model, queries=tuple(texts), top_k=top_k))
-    raise ArtifactError(
-        f"no recipe in {home} makes the encode artifact {folder.name} from today's files and code; "
-        "run `vlmvid encode` again and give the folder it prints"
-    )
+    from vlmvid.serving.load import load
+    from vlmvid.serving.search_results import search_texts
+    from vlmvid.serving.video_index import VideoIndex
+
+    opened = VideoIndex.open(index)
+    return search_texts(opened, load(model), texts, top_k, where)

@@ -52,6 +52,8 @@ class IndexDescription(Config):
         model_digest: of the parts that embed; of an index and a model with the same, embeddings can be compared.
         encoders: the names of these parts, for people.
         table: name of the table's folder; `files` are sizes and hashes of its files.
+        code: digest of the code that embedded the clips.
+        content: digest of the rows and failures, by which a build that changes nothing is known.
         shards: the folders below ``clips/index`` that the table leads to.
         num_steps: S, time steps with an embedding of their own in every clip; 0 = none.
         max_norm: the largest length of an embedding, which rounding to float16 makes other than 1.
@@ -62,6 +64,8 @@ class IndexDescription(Config):
     model_digest: str
     model_name: str
     encoders: str
+    code: str = ""
+    content: str = ""
     table: str = Field(pattern="^[0-9a-z-]+$")
     files: dict[str, FileInfo]
     shards: tuple[str, ...] = ()
@@ -146,6 +150,21 @@ def read_description(folder: Path) -> IndexDescription:
         ) from error
 
 
+def stored_description(folder: Path) -> IndexDescription | None:
+    """As `read_description` for who builds the index: None where there is none, or none that can be read.
+
+    Raises ArtifactError for one of a newer version alone.
+    """
+    try:
+        require_known_format(read_json(folder / INDEX_FILE), INDEX_FORMAT, folder / INDEX_FILE)
+    except MissingResult:
+        return None
+    try:
+        return read_description(folder)
+    except ArtifactError:
+        return None
+
+
 def check_files(folder: Path, description: IndexDescription, *, hashes: bool = False) -> None:
     """Raise ArtifactError when a file of the table is gone or has another size, with `hashes` also another sha256."""
     table = table_folder(folder, description.table)
@@ -197,6 +216,29 @@ def read_failed(folder: Path) -> list[FailedRow]:
     check_files(folder, description)
     table = pq.read_table(table_folder(folder, description.table) / FAILED_FILE)
     return [FailedRow.model_validate(row) for row in table.to_pylist()]
+
+
+def read_ids(folder: Path, description: IndexDescription) -> list[str]:
+    """The video_ids of all rows; raises ArtifactError when they cannot be read."""
+    path = table_folder(folder, description.table) / ROWS_FILE
+    try:
+        found: list[str] = pq.read_table(path, columns=["video_id"])["video_id"].to_pylist()
+    except (OSError, pa.ArrowException) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}; {_mend(folder)}") from error
+    return found
+
+
+def read_tags(folder: Path, description: IndexDescription) -> tuple[list[str], NDArray[np.float16]]:
+    """The tags, M texts, and their embeddings (M, D); raises ArtifactError when they cannot be read."""
+    table = table_folder(folder, description.table)
+    try:
+        texts: list[str] = read_json(table / TAGS_FILE)
+        embeddings: NDArray[np.float16] = np.load(table / TAG_EMBEDDINGS_FILE)
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"the tags in {table} cannot be read: {error}; {_mend(folder)}") from error
+    if embeddings.shape != (len(texts), description.embed_dim):
+        raise ArtifactError(f"{table} holds {len(texts)} tags and embeddings {embeddings.shape}; {_mend(folder)}")
+    return texts, embeddings
 
 
 def write_tags(table: Path, texts: Sequence[str], embeddings: NDArray[np.float16]) -> None:

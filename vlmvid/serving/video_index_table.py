@@ -20,13 +20,12 @@ from vlmvid.errors import ArtifactError
 from vlmvid.serving.video_index_files import (
     EMBEDDINGS_FILE,
     FAILED_FILE,
-    INDEX_FILE,
     ROWS_FILE,
     FailedRow,
     IndexDescription,
     TableRow,
     describe_files,
-    read_description,
+    stored_description,
     table_folder,
     write_description,
     write_facets,
@@ -42,11 +41,12 @@ MAX_TAGS = 2000
 
 @dataclass(frozen=True)
 class Maker:
-    """The model that embedded the clips: `VideoTextModel.embedding_digest`, its name, its parts in words."""
+    """What embedded the clips: `VideoTextModel.embedding_digest`, the model's name and parts in words, and the code."""
 
     digest: str
     name: str
     encoders: str
+    code: str = ""
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ class TableContent:
         num_steps: S, time steps with an embedding of their own; 0 = none.
         failed: the clips in no row.
         shards: the folders that `rows` lead to.
+        digest: of all of it, for `IndexDescription.content`.
         embed_tags: texts to float16 embeddings (M, D); None = the index gets no tags.
     """
 
@@ -71,6 +72,7 @@ class TableContent:
     num_steps: int = 0
     failed: Sequence[FailedRow] = ()
     shards: Sequence[str] = ()
+    digest: str = ""
     embed_tags: Callable[[Sequence[str]], NDArray[np.float16]] | None = None
 
 
@@ -96,6 +98,8 @@ def publish_table(folder: Path, maker: Maker, content: TableContent) -> IndexDes
             model_digest=maker.digest,
             model_name=maker.name,
             encoders=maker.encoders,
+            code=maker.code,
+            content=content.digest,
             table=name,
             files=describe_files(temporary),
             shards=tuple(sorted(content.shards)),
@@ -114,7 +118,8 @@ def publish_table(folder: Path, maker: Maker, content: TableContent) -> IndexDes
 
 def remove_old_tables(folder: Path) -> None:
     """Remove the tables that the index in `folder` does not name: earlier ones, and what a killed run left."""
-    current = read_description(folder).table if (folder / INDEX_FILE).is_file() else None
+    description = stored_description(folder)
+    current = None if description is None else description.table
     with suppress(FileNotFoundError):
         for path in (folder / "tables").iterdir():
             if path.name != current:

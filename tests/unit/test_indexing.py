@@ -1,0 +1,283 @@
+"""Building a video index from real files: what is in it, what a second build costs, what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.tiny import COLOURS, write_clip, write_rows
+from tests.unit.test_serving_load import template
+from vlmvid.cli import main
+from vlmvid.errors import ArtifactError, ConfigError, StageError
+from vlmvid.models.alignment import load_alignment, save_alignment
+from vlmvid.pipeline import indexing
+from vlmvid.pipeline.indexing import index_request, plan_index, run_index_shard
+from vlmvid.pipeline.indexing_table import IndexReport, build_index
+from vlmvid.pipeline.search import search_index
+from vlmvid.serving.load import load
+from vlmvid.serving.model_folder import MANIFEST
+from vlmvid.serving.video_index import VideoIndex
+from vlmvid.serving.video_index_files import read_failed
+
+
+@pytest.fixture
+def model_folder() -> Path:
+    return template()[0]
+
+
+@pytest.fixture
+def videos(tmp_path: Path) -> Path:
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name, colour in COLOURS.items():
+        write_clip(folder / f"{name}.mp4", colour, shift=1)
+        (folder / f"{name}.txt").write_text(f"a {name} picture\n")
+    return folder
+
+
+def build(videos: Path, model: Path, out: Path, **options: Any) -> IndexReport:
+    return build_index(index_request(str(videos), str(model), str(out), **{"decode_workers": 0, **options}))
+
+
+def counts(report: IndexReport) -> tuple[int, int, int, int]:
+    return report.clips, report.embedded, report.removed, report.failed
+
+
+@pytest.fixture
+def count_embedded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The videos that were decoded for an index."""
+    seen: list[str] = []
+    original = indexing.run_index_shard
+
+    def counted(request: Any, job: Any) -> Any:
+        seen.extend(Path(clip.path).name for clip in job.clips)
+        return original(request, job)
+
+    monkeypatch.setattr("vlmvid.pipeline.indexing_table.run_index_shard", counted)
+    return seen
+
+
+def test_it_holds_what_the_model_makes_of_the_videos(videos: Path, model_folder: Path, tmp_path: Path) -> None:
+    report = build(videos, model_folder, tmp_path / "index")
+    assert counts(report) == (4, 4, 0, 0)
+    index, model = VideoIndex.open(tmp_path / "index"), load(model_folder, device="cpu")
+    index.require_model(model)
+    names = ["blue.mp4", "green.mp4", "red.mp4", "yellow.mp4"]
+    clips = index.clips(range(4))
+    assert [clip.video_id for clip in clips] == names
+    assert [clip.captions for clip in clips] == [(f"a {name[:-4]} picture",) for name in names]
+    by_hand = model.encode_video([videos / name for name in names])
+    np.testing.assert_allclose(index.embeddings(range(4)), by_hand, atol=1e-3)
+    query = model.encode_text(["a red picture"])
+    rows, scores = index.search(query, 4)
+    assert sorted(rows[0]) == [0, 1, 2, 3]
+    np.testing.assert_allclose(scores[0], (by_hand @ query[0])[rows[0]], atol=1e-3)
+
+
+def test_a_moment_is_the_best_time_step_alone(videos: Path, model_folder: Path, tmp_path: Path) -> None:
+    """The oracle: a video of one frame, repeated."""
+    from vlmvid.video.clip_decoder import decode_clip
+    from vlmvid.video.options import ClipJob
+
+    rows = [{"video_id": "part", "path": str(videos / "red.mp4"), "start_seconds": 0.5}]
+    build(write_rows(tmp_path / "m.jsonl", rows), model_folder, tmp_path / "index")
+    index, model = VideoIndex.open(tmp_path / "index"), load(model_folder, device="cpu")
+    query = model.encode_text(["a red picture"])[0]
+    moment = index.moment(0, query)
+    assert moment is not None
+    batch = decode_clip(ClipJob(str(videos / "red.mp4"), 0.5), model.decode)
+    assert [seconds for seconds, _ in moment.steps] == pytest.approx(batch.pts_seconds.tolist(), abs=1e-5)
+    features = model.vision.backbone.encode_frames(batch.frames)
+    alone = [model.embed_video_features(np.stack([step] * 3)[None])[0] @ query for step in features]
+    np.testing.assert_allclose([score for _, score in moment.steps], alone, atol=1e-3)
+    best = max(moment.steps, key=lambda step: step[1])
+    assert (moment.seconds, moment.score) == best
+
+
+def test_a_second_build_costs_nothing_and_later_ones_what_is_new(
+    videos: Path, model_folder: Path, tmp_path: Path, count_embedded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "index"
+    build(videos, model_folder, out)
+    files = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file() and "locks" not in str(path)}
+    count_embedded.clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(indexing, "_load", lambda *_: pytest.fail("the model was loaded"))
+        assert counts(build(videos, model_folder, out)) == (4, 0, 0, 0)
+    assert files == {path: path.stat().st_mtime_ns for path in files} and not count_embedded
+
+    opened = VideoIndex.open(out)  # before it is built again
+    (videos / "red.mp4").rename(videos / "scarlet.mp4")  # the same content
+    (videos / "blue.mp4").unlink()
+    write_clip(videos / "new.mp4", (9, 9, 9), shift=2)
+    (videos / "green.txt").write_text("grass")
+    assert counts(build(videos, model_folder, out)) == (4, 1, 2, 0)
+    assert count_embedded == ["new.mp4"]
+    index = VideoIndex.open(out)
+    assert {clip.video_id for clip in index.clips(range(4))} == {"green.mp4", "new.mp4", "scarlet.mp4", "yellow.mp4"}
+    assert index.clip(index.row_of("green.mp4")).captions == ("grass",)
+    model = load(model_folder, device="cpu")
+    for clip in index.clips(range(4)):
+        np.testing.assert_allclose(index.embeddings([clip.row]), model.encode_video([clip.path]), atol=1e-3)
+        assert index.moment(clip.row, np.ones(8, np.float32)) is not None
+    # The opened one is as it was, and nothing of what is gone lies in the folder.
+    assert opened.clip(0).video_id == "blue.mp4" and opened.search(np.ones((1, 8), np.float32), 9)[0].shape == (1, 4)
+    keys = [key for path in (out / "clips/index").glob("*/shard.json") for key in json.loads(path.read_text())["keys"]]
+    assert len(keys) == 4 and len(list((out / "tables").iterdir())) == 1
+
+
+def test_the_same_content_under_two_names_is_embedded_once(
+    videos: Path, model_folder: Path, tmp_path: Path, count_embedded: list[str]
+) -> None:
+    shutil.copy(videos / "red.mp4", videos / "again.mp4")
+    assert counts(build(videos, model_folder, tmp_path / "index")) == (5, 4, 0, 0)
+    assert len(count_embedded) == 4
+    index = VideoIndex.open(tmp_path / "index")
+    rows, scores = index.like(index.row_of("again.mp4"), 1)
+    assert index.clip(rows[0, 0]).video_id == "red.mp4" and scores[0, 0] == pytest.approx(1.0, abs=2e-3)
+
+
+def test_a_killed_build_goes_on(videos: Path, model_folder: Path, tmp_path: Path, count_embedded: list[str]) -> None:
+    out = tmp_path / "index"
+    request = index_request(str(videos), str(model_folder), str(out), decode_workers=0, shard_size=2)
+    first, second = plan_index(request)
+    assert run_index_shard(request, first).ok == 2
+    with pytest.raises(ArtifactError, match="was not finished"):
+        VideoIndex.open(out)
+    assert counts(build_index(request)) == (4, 2, 0, 0)
+    assert count_embedded == [Path(clip.path).name for clip in second.clips]
+
+
+def test_broken_videos_are_rows_with_a_reason(videos: Path, model_folder: Path, tmp_path: Path) -> None:
+    whole = (videos / "red.mp4").read_bytes()
+    for name, content in {
+        "cut.mp4": whole[: len(whole) // 2],
+        "empty.mp4": b"",
+        "text.mp4": b"no video\n" * 50,
+    }.items():
+        (videos / name).write_bytes(content)
+    rows = [{"video_id": path.name, "path": str(path)} for path in sorted(videos.glob("*.mp4"))]
+    manifest = write_rows(tmp_path / "m.jsonl", [*rows, {"video_id": "gone", "path": "nowhere.mp4"}])
+    report = build(manifest, model_folder, tmp_path / "index")
+    assert (
+        counts(report) == (4, 4, 0, 4) and report.reasons.pop("missing_file") == 1 and sum(report.reasons.values()) == 3
+    )
+    failed = {row.video_id: row for row in read_failed(tmp_path / "index")}
+    assert failed.keys() == {"cut.mp4", "empty.mp4", "text.mp4", "gone"}
+    assert all(row.reason_code and row.message and row.status == "failed_permanent" for row in failed.values())
+    assert VideoIndex.open(tmp_path / "index").num_failed == 4
+    # What failed for good is not tried again, unless asked to.
+    assert plan_index(index_request(str(manifest), str(model_folder), str(tmp_path / "index"))) == []
+    again = index_request(str(manifest), str(model_folder), str(tmp_path / "index"), retry_failed=True)
+    assert [clip.video_id for job in plan_index(again) for clip in job.clips] == ["cut.mp4", "empty.mp4", "text.mp4"]
+
+
+def test_nothing_but_broken_videos(tmp_path: Path, model_folder: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "a.mp4").write_bytes(b"no video")
+    with pytest.raises(StageError, match=r"not one of the 1 clips .* could be embedded.*a\.mp4"):
+        build(tmp_path / "videos", model_folder, tmp_path / "index")
+    assert not (tmp_path / "index" / "index.json").exists()
+
+
+def test_attributes_are_facets(videos: Path, model_folder: Path, tmp_path: Path) -> None:
+    rows = [
+        {"video_id": name, "path": f"{name}.mp4", "attributes": {"warm": name in ("red", "yellow"), "n": i % 2}}
+        for i, name in enumerate(COLOURS)
+    ]
+    build(write_rows(videos / "m.jsonl", rows), model_folder, tmp_path / "index")
+    index = VideoIndex.open(tmp_path / "index")
+    assert index.facets == {"n": {"0": 2, "1": 2}, "warm": {"false": 2, "true": 2}}
+    hits = search_index(
+        ["x"], model=str(model_folder), index=str(tmp_path / "index"), top_k=9, where={"warm": ["true"]}
+    )
+    assert {hit.video_id for hit in hits} == {"red", "yellow"}
+    assert all(hit.moment_seconds is not None for hit in hits)
+
+
+class TestRefused:
+    def test_another_model(self, videos: Path, model_folder: Path, tmp_path: Path) -> None:
+        build(videos, model_folder, tmp_path / "index")
+        other = Path(shutil.copytree(model_folder, tmp_path / "other"))
+        alignment = load_alignment(other / "alignment")
+        alignment.video_head.requires_grad_(False)
+        next(alignment.video_head.parameters()).add_(1.0)
+        save_alignment(alignment, other / "alignment")
+        _write_manifest_anew(other)
+        made_with = "made with the model 'tiny'.*vision: .*text: .*digest"
+        with pytest.raises(ConfigError, match=f"{made_with}.*name another folder"):
+            build(videos, other, tmp_path / "index")
+        with pytest.raises(ConfigError, match=f"{made_with}.*this is the model 'tiny'.*vision: "):
+            search_index(["x"], model=str(other), index=str(tmp_path / "index"), top_k=1)
+
+    def test_a_folder_without_videos_or_none(self, model_folder: Path, tmp_path: Path) -> None:
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(ConfigError, match="empty holds no video"):
+            build(tmp_path / "empty", model_folder, tmp_path / "index")
+        with pytest.raises(ConfigError, match="nowhere is neither a folder nor a file"):
+            build(tmp_path / "nowhere", model_folder, tmp_path / "index")
+
+    def test_a_folder_of_other_things(self, videos: Path, model_folder: Path) -> None:
+        with pytest.raises(ConfigError, match="holds something else, e.g. 'blue.mp4'"):
+            build(videos, model_folder, videos)
+        with pytest.raises(ConfigError, match="is a file"):
+            build(videos, model_folder, videos / "red.mp4")
+
+
+def test_a_damaged_index_is_mended_by_a_build(
+    videos: Path, model_folder: Path, tmp_path: Path, count_embedded: list[str]
+) -> None:
+    out = tmp_path / "index"
+    build(videos, model_folder, out)
+    count_embedded.clear()
+    (path,) = out.glob("tables/*/embeddings.npy")
+    path.write_bytes(path.read_bytes()[:-3])
+    assert counts(build(videos, model_folder, out)) == (4, 0, 0, 0)
+    assert VideoIndex.open(out).num_clips == 4 and not count_embedded
+    (out / "index.json").write_text("{")
+    assert counts(build(videos, model_folder, out)) == (4, 0, 0, 0)
+    (path,) = out.glob("clips/index/*/embeddings.npy")
+    path.write_bytes(b"\1" + path.read_bytes()[1:])
+    assert counts(build(videos, model_folder, out, verify=True)) == (4, 4, 0, 0)
+
+
+def test_hostile_file_names_are_data(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "videos").mkdir()
+    name = "<img src=x onerror=alert(1)>\x1b[31m'; --.mp4"
+    write_clip(tmp_path / "videos" / name, (1, 2, 3))
+    assert (
+        main(
+            [
+                "index",
+                str(tmp_path / "videos"),
+                "--model",
+                str(model_folder),
+                "--out",
+                str(tmp_path / "i"),
+                "--workers",
+                "0",
+            ]
+        )
+        == 0
+    )
+    assert main(["search", "x", "--model", str(model_folder), "--index", str(tmp_path / "i")]) == 0
+    out = capsys.readouterr().out
+    assert "index: 1 clips, 1 new, 0 removed, 0 failed" in out and "\x1b" not in out and r"\x1b[31m" in out
+    assert main(["search", "x", "--model", str(model_folder), "--index", str(tmp_path / "i"), "--json"]) == 0
+    (hit,) = json.loads(capsys.readouterr().out)
+    assert hit["video_id"] == name and hit["path"] == str(tmp_path / "videos" / name)
+
+
+def _write_manifest_anew(folder: Path) -> None:
+    from vlmvid.artifacts.digests import sha256_file
+
+    path = folder / MANIFEST
+    value = json.loads(path.read_text())
+    for name, info in value["files"].items():
+        info |= {"sha256": sha256_file(folder / name), "size": (folder / name).stat().st_size}
+    path.write_text(json.dumps(value))
