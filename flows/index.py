@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact
+from prefect.task_runners import TaskRunner
 
 from flows._forms import IndexFolder, IndexVideos, ModelAddress, RetryFailed, Verify
 from flows._logs import share_logs
@@ -27,7 +30,10 @@ def index_table(request: IndexRequest, embedded: int) -> IndexReport:
     return finish_index(request, embedded)
 
 
-@flow(name="index", task_runner=SequentialTaskRunner())
+RUNNER: TaskRunner[Any] = SequentialTaskRunner()
+
+
+@flow(name="index", task_runner=RUNNER)
 def index(
     videos: IndexVideos,
     model: ModelAddress,

@@ -17,10 +17,10 @@ from vlmvid.pipeline.context import RunContext, open_context
 from vlmvid.pipeline.encode import read_features, read_patches
 from vlmvid.pipeline.index import IndexRow, read_index
 from vlmvid.pipeline.ingest import read_clips
-from vlmvid.pipeline.probe import one_line
 from vlmvid.pipeline.request import RunRequest
 from vlmvid.registry import nearest
 from vlmvid.serving.search import centred_means, top_k
+from vlmvid.serving.terminal import one_line
 from vlmvid.types import Clip, Record
 
 if TYPE_CHECKING:

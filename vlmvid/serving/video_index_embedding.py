@@ -51,11 +51,12 @@ def embed_steps(model: Embedder, features: Features) -> NDArray[np.float16]:
     """
     views = views_per_frame(model)
     num_frames = features.shape[1] // views
-    steps = [
-        _in_batches(model, features, lambda some, t=frame: _still(some[:, t * views : (t + 1) * views], num_frames))
-        for frame in range(num_frames)
-    ]
-    return np.stack(steps, axis=1).astype(np.float16)
+
+    def alone(frame: int) -> NDArray[np.float32]:
+        step = slice(frame * views, (frame + 1) * views)
+        return _in_batches(model, features, lambda some: _still(some[:, step], num_frames))
+
+    return np.stack([alone(frame) for frame in range(num_frames)], axis=1).astype(np.float16)
 
 
 def views_per_frame(model: Embedder) -> int:
