@@ -208,9 +208,17 @@ def test_a_model_with_words_gives_captions_and_answers(server: Running) -> None:
     assert answer.json() == {"answer": speaking_model().answer(path, "what colour?")}
     for question, code in (("", "empty_question"), (" ", "empty_question"), ("x" * 10_000, "question_too_long")):
         assert error_of(server.client.post("/api/clips/2/ask", json={"question": question})) == (422, code)
-    half = server.client.post("/api/clips/2/ask", content=b'{"question": "\\ud800"}')
-    assert error_of(half) == (422, "bad_request")
-    assert error_of(server.client.post("/api/clips/2/ask", content=b"{")) == (422, "bad_request")
+    for body, status in (
+        (b'{"question": "\\ud800"}', 422),  # half of a character
+        (b'{"question": 0.5}', 422),
+        (b'{"question": "a", "more": 1}', 422),
+        (b"{", 422),
+        (b"", 422),
+        (b'{"question": ' + b"9" * 5000 + b"}", 400),
+        (b"\xff", 400),
+    ):
+        sent = server.client.post("/api/clips/2/ask", content=body, headers={"Content-Type": "application/json"})
+        assert error_of(sent) == (status, "bad_request"), body
     assert error_of(server.client.post("/api/clips/2/ask", json={"question": "x" * 999})) == (422, "refused")
     assert error_of(server.client.post("/api/clips/2/ask", content=b" " * (64 << 10) + b"{}")) == (413, "too_large")
     chunks = (b" " * 1000 for _ in range(100))

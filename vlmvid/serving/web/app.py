@@ -6,12 +6,12 @@ workers; the loop itself only passes on, so a slow video or a long answer keeps 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 from fastapi.staticfiles import StaticFiles
 
 from vlmvid.serving.model import VideoTextModel
@@ -61,6 +61,20 @@ def make_app(model: VideoTextModel, index: VideoIndex, options: ServeOptions | N
     app.include_router(index_routes(service))
     app.include_router(upload_routes(service))
     if STATIC.is_dir():
-        app.mount("/", StaticFiles(directory=STATIC, html=True), name="page")
+        _add_page(app)
     app.add_middleware(Guard, hosts=options.hosts)
     return app
+
+
+def _add_page(app: FastAPI) -> None:
+    """One route for each file of the page, and the page itself at ``/``; there is no way to any other file."""
+    files = StaticFiles(directory=STATIC)
+
+    def route_to(name: str) -> Callable[[Request], Awaitable[Response]]:
+        async def give(request: Request) -> Response:
+            return await files.get_response(name, request.scope)
+
+        return give
+
+    for name in sorted(path.name for path in STATIC.iterdir() if path.is_file()):
+        app.add_route("/" if name == "index.html" else f"/{name}", route_to(name))

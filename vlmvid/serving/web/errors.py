@@ -25,7 +25,7 @@ _NO_VIDEO = (
     "empty_file", "no_video_stream", "not_a_file", "protocol_not_allowed", "too_short", "unreadable", "unsupported"
 )  # fmt: skip
 _TOO_COSTLY = ("frame_too_large", "memory_limit", "timeout")
-_CODES_OF_STATUS = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+_CODES_OF_STATUS = {400: "bad_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 _MESSAGES_OF_STATUS = {  # by the words of HTTP, which say nothing of the mend
     "Not Found": "there is nothing here; /openapi.json says what there is",
     "Method Not Allowed": "this address does not take this method; /openapi.json says which it does",
@@ -156,5 +156,5 @@ def _invalid(errors: Sequence[Any]) -> tuple[str, str]:
     if name == "where":
         return "bad_filter", f"where={shown(str(error['input']))} must be name:value, e.g. colour:red"
     value = error.get("input")
-    said = f" (got {shown(value)})" if isinstance(value, str | int | float) else ""
+    said = f" (got {shown(str(value))})" if isinstance(value, str | int | float) else ""
     return "bad_request", f"{'.'.join(place)}: {error['msg']}{said}"

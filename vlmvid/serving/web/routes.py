@@ -63,6 +63,8 @@ NO_CLIP = "There is no such clip, or its video is gone."
 UNREADABLE = "The video cannot be read."
 NO_EMBEDDINGS = "The model embeds nothing."
 NO_WORDS = "The model gives no words, or the video cannot be read."
+NO_JSON = "The body cannot be read."
+TOO_LARGE = "The body is too large."
 BUSY = "Too many requests wait."
 BAD = "A parameter is out of range; the message says which."
 JPEG_RESPONSE = {200: {"description": "A JPEG.", "content": {"image/jpeg": {}}}}
@@ -161,7 +163,7 @@ def _add_words(router: APIRouter, service: Service) -> None:
     @router.post(
         "/clips/{row}/ask",
         summary="A question about a clip",
-        responses=errors(s404=NO_CLIP, s409=NO_WORDS, s413="The body is too large.", s422=BAD, s503=BUSY),
+        responses=errors(s404=NO_CLIP, s400=NO_JSON, s409=NO_WORDS, s413=TOO_LARGE, s422=BAD, s503=BUSY),
     )
     async def ask(request: Request, row: Row, asked: Asked) -> AnswerAnswer:
         return AnswerAnswer(answer=await while_connected(request, _words(service, row, asked.question)))

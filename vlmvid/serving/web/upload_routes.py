@@ -9,7 +9,18 @@ from fastapi import APIRouter, Path, Request, Response
 from vlmvid.errors import DecodeError
 from vlmvid.serving.web.errors import upload_error
 from vlmvid.serving.web.files import VideoResponse, video_response
-from vlmvid.serving.web.routes import BAD, BUSY, JPEG_HEADERS, JPEG_RESPONSE, VIDEO_RESPONSES, Seconds
+from vlmvid.serving.web.routes import (
+    BAD,
+    BUSY,
+    JPEG_HEADERS,
+    JPEG_RESPONSE,
+    NO_JSON,
+    NO_WORDS,
+    TOO_LARGE,
+    UNREADABLE,
+    VIDEO_RESPONSES,
+    Seconds,
+)
 from vlmvid.serving.web.schemas import AnswerAnswer, Asked, UploadAnswer, errors
 from vlmvid.serving.web.searching import Answer, Query
 from vlmvid.serving.web.service import Service, hits_of, while_connected
@@ -65,9 +76,7 @@ def upload_routes(service: Service) -> APIRouter:
     @router.post(
         "/{upload}/ask",
         summary="A question about an upload",
-        responses=errors(
-            s404=GONE, s409="The model gives no words.", s413="The body is too large.", s422=BAD, s503=BUSY
-        ),
+        responses=errors(s404=GONE, s400=NO_JSON, s409=NO_WORDS, s413=TOO_LARGE, s415=UNREADABLE, s422=BAD, s503=BUSY),
     )
     async def ask(request: Request, upload: Name, asked: Asked) -> AnswerAnswer:
         found = service.uploads.get(upload)
