@@ -21,6 +21,7 @@ from vlmvid.serving.web.schemas import (
     ClipAnswer,
     ErrorAnswer,
     Info,
+    Responses,
     SearchAnswer,
     errors,
 )
@@ -67,10 +68,10 @@ NO_JSON = "The body cannot be read."
 TOO_LARGE = "The body is too large."
 BUSY = "Too many requests wait."
 BAD = "A parameter is out of range; the message says which."
-JPEG_RESPONSE = {200: {"description": "A JPEG.", "content": {"image/jpeg": {}}}}
+JPEG_RESPONSE: Responses = {200: {"description": "A JPEG.", "content": {"image/jpeg": {}}}}
 JPEG_HEADERS = {"Cache-Control": "private, max-age=300"}
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
-VIDEO_RESPONSES = {
+VIDEO_RESPONSES: Responses = {
     200: {"description": "The whole video.", "content": {UNKNOWN_TYPE: _BYTES, "video/*": _BYTES, "image/*": _BYTES}},
     206: {"description": "The range.", "content": {UNKNOWN_TYPE: _BYTES, "video/*": _BYTES, "image/*": _BYTES}},
     416: {

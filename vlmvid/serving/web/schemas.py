@@ -183,9 +183,12 @@ class ErrorAnswer(_Answer):
 _RETRY = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": "string"}}}
 
 
-def errors(**statuses: str) -> dict[int | str, dict[str, Any]]:
+Responses = dict[int | str, dict[str, Any]]
+
+
+def errors(**statuses: str) -> Responses:
     """The failures of an operation for OpenAPI: ``s404="why"``."""
-    found: dict[int | str, dict[str, Any]] = {}
+    found: Responses = {}
     for name, why in statuses.items():
         status = int(name[1:])
         found[status] = {"model": ErrorAnswer, "description": why, **({"headers": _RETRY} if status == 503 else {})}

@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from vlmvid.errors import ConfigError
 from vlmvid.registry import nearest
 from vlmvid.serving.model import VideoTextModel
-from vlmvid.serving.video_index import IndexedClip, VideoIndex
+from vlmvid.serving.video_index import IndexedClip, Moment, VideoIndex
 from vlmvid.serving.web.batcher import Batcher
 from vlmvid.serving.web.errors import WebError, missing_video, shown
 from vlmvid.serving.web.media import Media, is_missing
@@ -126,7 +126,9 @@ class Service:
             value = text[len(name) + 1 :]
             if value not in self._facets[name]:
                 raise WebError(
-                    404, "unknown_value", f"no clip has {name}={shown(value)}{nearest(value, self._facets[name])}"
+                    404,
+                    "unknown_value",
+                    f"no clip has {name}={shown(value)}{nearest(value, sorted(self._facets[name]))}",
                 )
             found.setdefault(name, set()).add(value)
         return tuple((name, tuple(sorted(values))) for name, values in sorted(found.items()))
@@ -166,11 +168,16 @@ def hits_of(answer: Answer) -> list[Hit]:
             rank=rank,
             score=found.score,
             clip=clip_answer(found.clip, missing=found.is_missing),
-            moment=found.moment
-            and MomentAnswer(seconds=found.moment.seconds, score=found.moment.score, steps=list(found.moment.steps)),
+            moment=_moment_answer(found.moment),
         )
         for rank, found in enumerate(answer.found, start=1)
     ]
+
+
+def _moment_answer(moment: Moment | None) -> MomentAnswer | None:
+    if moment is None:
+        return None
+    return MomentAnswer(seconds=moment.seconds, score=moment.score, steps=list(moment.steps))
 
 
 def _info(model: VideoTextModel, index: VideoIndex, options: ServeOptions) -> Info:
