@@ -236,7 +236,8 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     with serving(folder) as (url, pid):
         ready_seconds = time.perf_counter() - started
-        asked(url, MANY, options.seconds, "visit", options.clips)  # workers start, pages are mapped
+        # Workers start, pages are mapped, pictures are made.
+        asked(url, MANY, options.soak_seconds / 4, "visit", options.clips)
         one, many = [], []
         for _ in range(ROUNDS):
             one.append(asked(url, 1, options.seconds, "search", options.clips))
