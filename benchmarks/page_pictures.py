@@ -3,8 +3,8 @@
 python -m benchmarks.page_pictures --stamps FOLDER --model models:/vlmvid-stamps@candidate
 
 FOLDER is what `make stamps` fetches and the model what `make demo-real` registers (the pictures in the repository: with
-decode.sampling.num_frames=8, so that a slideshow has eight time steps). Only pictures of the test split are shown, whose
-captions the model has not seen. Chromium takes the photographs.
+decode.sampling.num_frames=8, so that a slideshow has eight time steps). Only pictures of the test split are shown,
+whose captions the model has not seen. Chromium takes the photographs.
 """
 
 from __future__ import annotations
