@@ -17,7 +17,10 @@ from tests.unit.tracking_fixtures import migrated_database
 class MlflowServer(ServerProcess):
     """One `mlflow server` over SQLite."""
 
-    environment = {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # for judges of language models: seven processes
+    }
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)

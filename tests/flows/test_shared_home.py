@@ -20,7 +20,7 @@ __all__ = ["bucket", "s3_server"]
 pytestmark = pytest.mark.prefect
 
 
-@pytest.mark.parametrize("runner", ["sequential", "dask"])
+@pytest.mark.parametrize("runner", ["sequential", pytest.param("dask", marks=pytest.mark.long)])
 def test_the_encode_flow_runs_on_a_home_in_s3(
     runner: str,
     prefect_api: str,

@@ -226,6 +226,7 @@ def close(found: bytes, expected: bytes) -> None:
         np.testing.assert_allclose(here[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
+@pytest.mark.long  # in CI others train in two processes and by torchrun: test_training_{vlm_,}distributed.py
 class TestTorchrun:
     """The command line in two processes."""
 

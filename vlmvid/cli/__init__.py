@@ -102,14 +102,17 @@ def parser() -> argparse.ArgumentParser:
 
 def _configure_logging(verbose: int) -> None:
     level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
-    handler = _BesideBars(sys.stderr)
+    handler = BesideBars(sys.stderr)
     handler.setFormatter(_NamedRuns("%(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     logging.getLogger("vlmvid").setLevel(level)
 
 
-class _BesideBars(logging.StreamHandler[TextIO]):
-    """Writes its lines above the progress bars, which would be torn apart by them."""
+class BesideBars(logging.StreamHandler[TextIO]):
+    """Writes its lines above the progress bars, which would be torn apart by them.
+
+    Prefect puts its own handler in the place of one whose name begins with an underscore.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
         if "tqdm" not in sys.modules:  # nothing has a bar yet

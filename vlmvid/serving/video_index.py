@@ -98,11 +98,11 @@ class VideoIndex:
         self._max_norm = description.max_norm
         try:
             # Copy-on-write, because torch takes no memory that may not be written; nothing is written.
-            self._embeddings: NDArray[np.float16] = np.load(table / EMBEDDINGS_FILE, mmap_mode="c")
-            self._codes: NDArray[np.int16] = np.load(table / FACETS_FILE, mmap_mode="r")
+            self._embeddings: NDArray[np.float16] = np.load(table / EMBEDDINGS_FILE, mmap_mode="c", allow_pickle=False)
+            self._codes: NDArray[np.int16] = np.load(table / FACETS_FILE, mmap_mode="r", allow_pickle=False)
             self._rows = pq.ParquetFile(table / ROWS_FILE, memory_map=True)
             self._tags: list[str] = read_json(table / TAGS_FILE)
-            self._tag_embeddings: NDArray[np.float16] = np.load(table / TAG_EMBEDDINGS_FILE)
+            self._tag_embeddings: NDArray[np.float16] = np.load(table / TAG_EMBEDDINGS_FILE, allow_pickle=False)
         except (OSError, ValueError, pa.ArrowException, MissingResult) as error:
             raise ArtifactError(f"the table {table} of the video index cannot be read: {error}; {_BUILD}") from error
         self._check(table)

@@ -233,7 +233,7 @@ def read_tags(folder: Path, description: IndexDescription) -> tuple[list[str], N
     table = table_folder(folder, description.table)
     try:
         texts: list[str] = read_json(table / TAGS_FILE)
-        embeddings: NDArray[np.float16] = np.load(table / TAG_EMBEDDINGS_FILE)
+        embeddings: NDArray[np.float16] = np.load(table / TAG_EMBEDDINGS_FILE, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise ArtifactError(f"the tags in {table} cannot be read: {error}; {_mend(folder)}") from error
     if embeddings.shape != (len(texts), description.embed_dim):
