@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from vlmvid.config.schema import DecodeConfig
 from vlmvid.errors import DecodeError
+from vlmvid.serving.visual_features import VisualFeatures
 from vlmvid.serving.web.errors import busy
 from vlmvid.serving.web.options import ServeOptions
 from vlmvid.types import FrameBatch
@@ -91,9 +92,12 @@ class Media:
         found = await self._one(lambda: self._pool.run([DurationJob(path=path)]))
         return float(found["duration_seconds"])
 
-    async def frames(self, job: ClipJob) -> FrameBatch:
-        """The frames of a clip that the model sees; raises as `thumbnail`."""
-        return await self._one(lambda: self._pool.decode([job]))
+    async def frames(
+        self, vision: VisualFeatures, path: str, start_seconds: float = 0.0, end_seconds: float | None = None
+    ) -> FrameBatch:
+        """The frames of a clip that a model sees; raises as `thumbnail`."""
+        # Some policies draw by what the whole file holds, so that naming the job reads it.
+        return await self._one(lambda: self._pool.decode([vision.job(path, start_seconds, end_seconds)]))
 
     async def _make(self, key: Key) -> bytes | DecodeError:
         made: bytes | DecodeError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Annotated
 
@@ -103,7 +104,7 @@ def index_routes(service: Service) -> APIRouter:
     @router.get("/clips/{row}", summary="One clip", responses=errors(s404="There is no such clip.", s422=BAD))
     async def clip(row: Row) -> ClipAnswer:
         found = await service.clip(row)
-        return clip_answer(found, missing=is_missing(found.path))
+        return clip_answer(found, missing=await asyncio.to_thread(is_missing, found.path))
 
     @router.get(
         "/clips/{row}/similar",
@@ -174,8 +175,8 @@ async def _words(service: Service, row: int, question: str | None) -> str:
     found = await service.clip(row)
     service.require_words()
     try:
-        job = service.model.speaker_vision.job(found.path, found.start_seconds, found.end_seconds)
-        frames = await service.media.frames(job)
+        vision = service.model.speaker_vision
+        frames = await service.media.frames(vision, found.path, found.start_seconds, found.end_seconds)
         seen = await service.look(Look(found.video_id, frames, found.start_seconds, question))
     except DecodeError as error:
         raise clip_error(error, found.path, found.video_id) from error

@@ -119,7 +119,7 @@ def _add_files(router: APIRouter, service: Service) -> None:
 async def _looked_at(service: Service, upload: Upload) -> UploadAnswer:
     try:
         upload.seconds = await service.media.duration(upload.path)
-        frames = await service.media.frames(service.model.vision.job(upload.path))
+        frames = await service.media.frames(service.model.vision, upload.path)
         model = service.model
         seen = await service.look(Look("the upload", frames, embeds=model.embeds, speaks=model.speaks))
     except DecodeError as error:
@@ -138,7 +138,7 @@ async def _looked_at(service: Service, upload: Upload) -> UploadAnswer:
 
 async def _answer(service: Service, upload: Upload, question: str) -> str:
     try:
-        frames = await service.media.frames(service.model.speaker_vision.job(upload.path))
+        frames = await service.media.frames(service.model.speaker_vision, upload.path)
         seen = await service.look(Look("the upload", frames, question=question))
     except DecodeError as error:
         raise upload_error(error, upload.path) from error
