@@ -58,44 +58,49 @@ class Searcher:
     def search(self, queries: Sequence[Query]) -> list[Answer]:
         """Answer every query; those with the same filter share one pass over the embeddings."""
         vectors = self._vectors(queries)
-        ranked: dict[int, tuple[NDArray[np.int64], NDArray[np.float32]]] = {}
         together: dict[Where, list[int]] = defaultdict(list)
         for number, query in enumerate(queries):
-            if isinstance(query.by, int):
-                ranked[number] = self._index.like(query.by, query.top_k, dict(query.where))
-            else:
-                together[query.where].append(number)
+            together[query.where].append(number)
+        answers: dict[int, Answer] = {}
         for where, numbers in together.items():
-            most = max(queries[number].top_k for number in numbers)
-            rows, scores = self._index.search(np.stack([vectors[number] for number in numbers]), most, dict(where))
+            most = max(queries[number].top_k for number in numbers) + 1  # a clip is nearest to itself
+            rows, scores = self._index.search(vectors[numbers], most, dict(where))
             for number, some_rows, some_scores in zip(numbers, rows, scores, strict=True):
-                k = queries[number].top_k
-                ranked[number] = some_rows[:k], some_scores[:k]
-        return [self._answer(query, vectors.get(number), *ranked[number]) for number, query in enumerate(queries)]
+                query = queries[number]
+                kept = np.flatnonzero(some_rows != query.by if isinstance(query.by, int) else some_rows >= 0)
+                kept = kept[: query.top_k]
+                answers[number] = self._answer(query, vectors[number], some_rows[kept], some_scores[kept])
+        return [answers[number] for number in range(len(queries))]
 
-    def _vectors(self, queries: Sequence[Query]) -> dict[int, NDArray[np.float32]]:
-        vectors = {number: query.by for number, query in enumerate(queries) if isinstance(query.by, np.ndarray)}
+    def _vectors(self, queries: Sequence[Query]) -> NDArray[np.float32]:
+        """What is searched for, (Q, D)."""
+        vectors = np.empty((len(queries), self._index.embed_dim), np.float32)
         texts = {number: query.by for number, query in enumerate(queries) if isinstance(query.by, str)}
         if texts:
-            vectors.update(zip(texts, self._model.encode_text(list(texts.values())), strict=True))
+            vectors[list(texts)] = self._model.encode_text(list(texts.values()))
+        for number, query in enumerate(queries):
+            if isinstance(query.by, np.ndarray):
+                vectors[number] = query.by
+            elif isinstance(query.by, int):
+                vectors[number] = self._index.embeddings([query.by])[0]
         return vectors
 
     def _answer(
         self,
         query: Query,
-        vector: NDArray[np.float32] | None,
+        vector: NDArray[np.float32],
         rows: NDArray[np.int64],
         scores: NDArray[np.float32],
     ) -> Answer:
         # Moments are of what was asked for in words; of a clip as a whole there is no best one.
-        asks = vector if isinstance(query.by, str) else None
+        by_text = isinstance(query.by, str)
         found = [
             Found(
                 clip,
                 float(score),
-                self._index.moment(clip.row, asks) if asks is not None else None,
+                self._index.moment(clip.row, vector) if by_text else None,
                 is_missing(clip.path),
             )
-            for clip, score in zip(self._index.clips(rows.ravel()), scores.ravel(), strict=True)
+            for clip, score in zip(self._index.clips(rows), scores, strict=True)
         ]
-        return Answer(found, self._index.text_tags(query.by, NUM_TAGS) if isinstance(query.by, np.ndarray) else [])
+        return Answer(found, self._index.text_tags(vector, NUM_TAGS) if isinstance(query.by, np.ndarray) else [])
