@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ from tests.unit.web_fixtures import (
 from vlmvid.errors import ConfigError, DecodeError
 from vlmvid.serving.video_index import encoders_of
 from vlmvid.serving.video_index_table import Maker
-from vlmvid.serving.web.app import make_app
+from vlmvid.serving.web.app import STATIC, make_app
 from vlmvid.serving.web.batcher import Batcher
 from vlmvid.serving.web.errors import WebError, clip_error, upload_error
 from vlmvid.serving.web.server import bind, hosts_for, url_of
@@ -233,6 +234,22 @@ def test_every_answer_keeps_browsers_from_running_what_a_caption_says(server: Ru
         assert policy.startswith("default-src 'none'; script-src 'self';") and "unsafe" not in policy
         assert answer.headers["content-type"].split(";")[0] in ("application/json", "video/mp4", "image/jpeg")
     assert server.get("/api/clips/0").json()["captions"] == [HOSTILE]
+
+
+def test_the_page_is_served_and_no_other_file(server: Running) -> None:
+    page = server.get("/")
+    assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
+    names = set(re.findall(r'(?:src|href)="([\w.-]+)"', page.text)) - {"openapi.json"}
+    assert {"app.js", "style.css"} <= names
+    for name in names:
+        found = server.get(f"/{name}")
+        assert found.content == (STATIC / name).read_bytes()
+        again = server.client.get(f"/{name}", headers={"If-None-Match": found.headers["etag"]})
+        assert again.status_code == 304
+    for path in ("/index.html", "/static/app.js", "/app.py", "/app.js/", "/docs", "/redoc"):
+        assert error_of(server.get(path)) == (404, "not_found"), path
+    wrong = server.client.post("/")
+    assert error_of(wrong) == (405, "method_not_allowed") and "GET" in wrong.headers["allow"]
 
 
 def test_a_model_without_words_says_so() -> None:

@@ -50,6 +50,7 @@ def make_app(model: VideoTextModel, index: VideoIndex, options: ServeOptions | N
         # Their pages load scripts from the network.
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,
         responses=errors(s403="The server does not answer to this name, or to pages of other sites."),
     )
     add_error_handlers(app)
@@ -60,8 +61,7 @@ def make_app(model: VideoTextModel, index: VideoIndex, options: ServeOptions | N
 
     app.include_router(index_routes(service))
     app.include_router(upload_routes(service))
-    if STATIC.is_dir():
-        _add_page(app)
+    _add_page(app)
     app.add_middleware(Guard, hosts=options.hosts)
     return app
 
