@@ -161,6 +161,7 @@ def test_forms_that_hold_no_video(server: Running, scratch: Path) -> None:
         post("/api/uploads", json={"file": "x"}),
         post("/api/uploads", files={"other": ("a.mp4", b"x")}),
         post("/api/uploads", files={"other": ("a.mp4", b"x")}, data={"file": "text"}),
+        post("/api/uploads", files={"file": ("a.mp4", b"x")}, data={"more": "text"}),
         post("/api/uploads", files=two),
         post("/api/uploads", content=b"--x", headers={"Content-Type": "multipart/form-data"}),
         post("/api/uploads", content=b"garbage", headers={"Content-Type": "multipart/form-data; boundary=x"}),

@@ -51,6 +51,7 @@ def make_app(model: VideoTextModel, index: VideoIndex, options: ServeOptions | N
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
         responses=errors(s403="The server does not answer to this name, or to pages of other sites."),
     )
     add_error_handlers(app)

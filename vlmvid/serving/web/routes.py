@@ -25,6 +25,7 @@ from vlmvid.serving.web.schemas import (
     Responses,
     SearchAnswer,
     errors,
+    linked,
 )
 from vlmvid.serving.web.service import Service, clip_answer, hits_of, while_connected
 from vlmvid.serving.web.words import Look
@@ -50,7 +51,7 @@ Filters = Annotated[
         examples=[["place:kitchen"]],
     ),
 ]
-Row = Annotated[int, Path(ge=0, le=2**53, description="The number of a clip in the index.", examples=[17])]
+Row = Annotated[int, Path(ge=0, le=2**53, description="The number of a clip in the index.", examples=[3])]
 Seconds = Annotated[
     float | None,
     Query(
@@ -69,6 +70,7 @@ NO_JSON = "The body cannot be read."
 TOO_LARGE = "The body is too large."
 BUSY = "Too many requests wait."
 BAD = "A parameter is out of range; the message says which."
+OF_A_CLIP = ("get_clip", "similar_clips", "clip_thumbnail", "clip_video", "caption_clip", "ask_clip")
 JPEG_RESPONSE: Responses = {200: {"description": "A JPEG.", "content": {"image/jpeg": {}}}}
 JPEG_HEADERS = {"Cache-Control": "private, max-age=300"}
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
@@ -94,7 +96,10 @@ def index_routes(service: Service) -> APIRouter:
     @router.get(
         "/search",
         summary="Clips by a text",
-        responses=errors(s404="No clip has such an attribute.", s409=NO_EMBEDDINGS, s422=BAD, s503=BUSY),
+        responses={
+            **linked("row", "/hits/0/clip/row", *OF_A_CLIP),
+            **errors(s404="No clip has such an attribute.", s409=NO_EMBEDDINGS, s422=BAD, s503=BUSY),
+        },
     )
     async def search(text: Text, top_k: TopK = 12, where: Filters = []) -> SearchAnswer:  # noqa: B006 - never changed
         started = time.perf_counter()
@@ -102,7 +107,7 @@ def index_routes(service: Service) -> APIRouter:
         return SearchAnswer(query=text, seconds=time.perf_counter() - started, hits=hits_of(answer))
 
     @router.get("/clips/{row}", summary="One clip", responses=errors(s404="There is no such clip.", s422=BAD))
-    async def clip(row: Row) -> ClipAnswer:
+    async def get_clip(row: Row) -> ClipAnswer:
         found = await service.clip(row)
         return clip_answer(found, missing=await asyncio.to_thread(is_missing, found.path))
 
@@ -111,7 +116,7 @@ def index_routes(service: Service) -> APIRouter:
         summary="Clips like one",
         responses=errors(s404="There is no such clip or attribute.", s409=NO_EMBEDDINGS, s422=BAD, s503=BUSY),
     )
-    async def similar(row: Row, top_k: TopK = 12, where: Filters = []) -> SearchAnswer:  # noqa: B006 - never changed
+    async def similar_clips(row: Row, top_k: TopK = 12, where: Filters = []) -> SearchAnswer:  # noqa: B006 - never changed
         started = time.perf_counter()
         found = await service.clip(row)
         answer = await service.search(searching.Query(row, top_k, service.where(where)))
@@ -129,7 +134,7 @@ def _add_files(router: APIRouter, service: Service) -> None:
         response_class=Response,
         responses={**JPEG_RESPONSE, **errors(s404=NO_CLIP, s409=UNREADABLE, s422=BAD, s503=BUSY)},
     )
-    async def thumbnail(row: Row, seconds: Seconds = None) -> Response:
+    async def clip_thumbnail(row: Row, seconds: Seconds = None) -> Response:
         found = await service.present_clip(row)
         try:
             job = ClipJob(found.path, found.start_seconds, found.end_seconds)
@@ -145,7 +150,7 @@ def _add_files(router: APIRouter, service: Service) -> None:
         response_class=VideoResponse,
         responses={**VIDEO_RESPONSES, **errors(s404=NO_CLIP, s409=UNREADABLE, s422=BAD)},
     )
-    async def video(row: Row) -> VideoResponse:
+    async def clip_video(row: Row) -> VideoResponse:
         found = await service.present_clip(row)
         try:
             return await video_response(found.path)
@@ -159,7 +164,7 @@ def _add_words(router: APIRouter, service: Service) -> None:
         summary="What the model says that a clip shows",
         responses=errors(s404=NO_CLIP, s409=NO_WORDS, s422=BAD, s503=BUSY),
     )
-    async def caption(request: Request, row: Row) -> CaptionAnswer:
+    async def caption_clip(request: Request, row: Row) -> CaptionAnswer:
         return CaptionAnswer(caption=await while_connected(request, _words(service, row, None)))
 
     @router.post(
@@ -167,7 +172,7 @@ def _add_words(router: APIRouter, service: Service) -> None:
         summary="A question about a clip",
         responses=errors(s404=NO_CLIP, s400=NO_JSON, s409=NO_WORDS, s413=TOO_LARGE, s422=BAD, s503=BUSY),
     )
-    async def ask(request: Request, row: Row, asked: Asked) -> AnswerAnswer:
+    async def ask_clip(request: Request, row: Row, asked: Asked) -> AnswerAnswer:
         return AnswerAnswer(answer=await while_connected(request, _words(service, row, asked.question)))
 
 

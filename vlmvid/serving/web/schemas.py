@@ -186,6 +186,12 @@ _RETRY = {"Retry-After": {"description": "Seconds to wait.", "schema": {"type": 
 Responses = dict[int | str, dict[str, Any]]
 
 
+def linked(parameter: str, place: str, *operations: str) -> Responses:
+    """For OpenAPI: the value at `place` of an answer is that parameter of further operations."""
+    found = {name: {"operationId": name, "parameters": {parameter: f"$response.body#{place}"}} for name in operations}
+    return {200: {"links": found}}
+
+
 def errors(**statuses: str) -> Responses:
     """The failures of an operation for OpenAPI: ``s404="why"``."""
     found: Responses = {}

@@ -21,7 +21,7 @@ from vlmvid.serving.web.routes import (
     VIDEO_RESPONSES,
     Seconds,
 )
-from vlmvid.serving.web.schemas import AnswerAnswer, Asked, UploadAnswer, errors
+from vlmvid.serving.web.schemas import AnswerAnswer, Asked, UploadAnswer, errors, linked
 from vlmvid.serving.web.searching import Answer, Query
 from vlmvid.serving.web.service import Service, hits_of, while_connected
 from vlmvid.serving.web.uploads import FIELD, Upload
@@ -59,7 +59,8 @@ def upload_routes(service: Service) -> APIRouter:
         summary="Send a video",
         description="It is kept for a while and can be asked about; nobody else learns its name.",
         openapi_extra=_FORM,
-        responses=errors(
+        responses=linked("upload", "/upload", "ask_upload", "upload_thumbnail", "upload_video", "remove_upload")
+        | errors(
             s408="Nothing of it came for too long.",
             s413="It is too large.",
             s415="It is no video.",
@@ -67,7 +68,7 @@ def upload_routes(service: Service) -> APIRouter:
             s503=BUSY,
         ),
     )
-    async def send(request: Request) -> UploadAnswer:
+    async def send_upload(request: Request) -> UploadAnswer:
         async with service.uploads.received(request) as upload:
             answer = await while_connected(request, _looked_at(service, upload))
             service.uploads.keep(upload)
@@ -78,7 +79,7 @@ def upload_routes(service: Service) -> APIRouter:
         summary="A question about an upload",
         responses=errors(s404=GONE, s400=NO_JSON, s409=NO_WORDS, s413=TOO_LARGE, s415=UNREADABLE, s422=BAD, s503=BUSY),
     )
-    async def ask(request: Request, upload: Name, asked: Asked) -> AnswerAnswer:
+    async def ask_upload(request: Request, upload: Name, asked: Asked) -> AnswerAnswer:
         found = service.uploads.get(upload)
         service.require_words()
         return AnswerAnswer(answer=await while_connected(request, _answer(service, found, asked.question)))
@@ -94,7 +95,7 @@ def _add_files(router: APIRouter, service: Service) -> None:
         response_class=Response,
         responses={**JPEG_RESPONSE, **errors(s404=GONE, s415="It has no picture there.", s422=BAD, s503=BUSY)},
     )
-    async def thumbnail(upload: Name, seconds: Seconds = None) -> Response:
+    async def upload_thumbnail(upload: Name, seconds: Seconds = None) -> Response:
         found = service.uploads.get(upload)
         try:
             picture = await service.media.thumbnail(ClipJob(found.path), seconds)
@@ -108,11 +109,11 @@ def _add_files(router: APIRouter, service: Service) -> None:
         response_class=VideoResponse,
         responses={**VIDEO_RESPONSES, **errors(s404=GONE, s422=BAD)},
     )
-    async def video(upload: Name) -> VideoResponse:
+    async def upload_video(upload: Name) -> VideoResponse:
         return await video_response(service.uploads.get(upload).path)
 
     @router.delete("/{upload}", summary="Remove an upload", status_code=204, responses=errors(s404=GONE, s422=BAD))
-    async def remove(upload: Name) -> None:
+    async def remove_upload(upload: Name) -> None:
         service.uploads.drop(upload)
 
 

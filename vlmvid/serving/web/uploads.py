@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from fastapi import Request
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from vlmvid.artifacts.files import scratch_folder
-from vlmvid.serving.web.errors import WebError, busy
+from vlmvid.serving.web.errors import WebError, busy, shown
 from vlmvid.serving.web.options import ServeOptions
 
 FIELD = "file"
@@ -133,8 +133,8 @@ class Uploads:
             raise _no_file(f"the form cannot be read: {error.message}") from error
         try:
             sent = form.get(FIELD)
-            if not isinstance(sent, UploadFile):
-                raise _no_file(f"the form has no file in its field {FIELD!r}")
+            if not isinstance(sent, UploadFile) or len(form.multi_items()) != 1:
+                raise _no_file(f"the form has the fields {_names(form)}, not one file as {FIELD!r}")
             if (sent.size or 0) > self._options.max_upload_bytes:
                 raise self._too_large()
             upload.folder.mkdir()
@@ -197,6 +197,10 @@ async def _drain(request: Request) -> None:
 
 def _no_file(why: str) -> WebError:
     return WebError(422, "no_file", f"{why}; send a form with the video as {FIELD!r}")
+
+
+def _names(form: FormData) -> str:
+    return ", ".join(shown(name) for name, _ in form.multi_items()) or "none"
 
 
 def _copy(source: BinaryIO, to: Path) -> None:
