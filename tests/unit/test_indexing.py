@@ -200,6 +200,16 @@ def test_attributes_are_facets(videos: Path, model_folder: Path, tmp_path: Path)
     assert all(hit.moment_seconds is not None for hit in hits)
 
 
+def test_approximate_search_is_prepared_when_it_is_asked_for(videos: Path, model_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "index"
+    for options, has_cells in (({}, False), ({"faiss": True}, True), ({"faiss": True}, True), ({}, False)):
+        assert counts(build(videos, model_folder, out, **options))[0] == 4
+        assert bool(list(out.glob("tables/*/cells.faiss"))) == has_cells
+        if has_cells:
+            found = search_index(["x"], model=str(model_folder), index=str(out), top_k=9, approximate=True)
+            assert 1 <= len(found) <= 4
+
+
 class TestRefused:
     def test_another_model(self, videos: Path, model_folder: Path, tmp_path: Path) -> None:
         build(videos, model_folder, tmp_path / "index")

@@ -20,6 +20,7 @@ def add_index_command(commands: Any) -> None:
     command.add_argument(
         "--accept-code-change", action="store_true", help="keep what another version of vlmvid has embedded"
     )
+    command.add_argument("--faiss", action="store_true", help="prepare approximate search too, for millions of clips")
     command.add_argument("--workers", type=int, help="decoding processes (default: one per core; 0 = this process)")
     add_json(command)
     command.set_defaults(command=_index)
@@ -37,6 +38,7 @@ def _index(arguments: argparse.Namespace) -> int:
         verify=arguments.verify,
         accept_code_change=arguments.accept_code_change,
         decode_workers=arguments.workers,
+        faiss=arguments.faiss,
     )
     report = build_index(request)
     if arguments.json:

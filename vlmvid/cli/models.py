@@ -43,6 +43,9 @@ def _search_command(commands: Any) -> None:
         metavar="NAME=VALUE",
         help="only clips with this attribute; of one name any of the values",
     )
+    search.add_argument(
+        "--approximate", action="store_true", help="look into a part of an index that was built with --faiss"
+    )
     add_json(search)
     search.set_defaults(command=_search)
 
@@ -72,7 +75,12 @@ def _search(arguments: argparse.Namespace) -> int:
             raise ConfigError(f"--where {given!r} names no value; write NAME=VALUE, e.g. --where language=en")
         where.setdefault(name, []).append(value)
     found = search_index(
-        arguments.text, model=arguments.model, index=arguments.index, top_k=arguments.top_k, where=where
+        arguments.text,
+        model=arguments.model,
+        index=arguments.index,
+        top_k=arguments.top_k,
+        where=where,
+        approximate=arguments.approximate,
     )
     write([hit.model_dump() for hit in found] if arguments.json else found.to_text(terminal_of(sys.stdout)))
     return 0

@@ -36,6 +36,7 @@ from vlmvid.pipeline.indexing_sources import (
 )
 from vlmvid.pipeline.progress import StageProgress
 from vlmvid.pipeline.request import ShardReport
+from vlmvid.serving.video_index_faiss import load_faiss
 from vlmvid.types import FrameBatch
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class IndexRequest(Config):
 
     `videos` is a folder, a manifest or an encode artifact; `model` an address as `vlmvid.load` takes it; `out` the
     folder of the index. What failed for good is tried again with `retry_failed`; `verify` hashes source files and
-    shards again; with `accept_code_change` clips count as embedded that other code has embedded.
+    shards again; with `accept_code_change` clips count as embedded that other code has embedded;
+    `faiss` prepares approximate search, too.
     """
 
     videos: str
@@ -68,6 +70,7 @@ class IndexRequest(Config):
     retry_failed: bool = False
     verify: bool = False
     accept_code_change: bool = False
+    faiss: bool = False
     shard_size: int = Field(default=128, gt=0, le=1024)
     decode_workers: int | None = Field(default=None, ge=0)
 
@@ -135,6 +138,8 @@ def plan_index(request: IndexRequest) -> list[IndexJob]:
         ConfigError: the index was made with another model; or the model embeds no videos, or not from the stored
             features of an encode artifact.
     """
+    if request.faiss:
+        load_faiss()  # said before anything is decoded
     store, facts = open_index_store(request), model_facts(request.model)
     check_model(request, facts)
     store.verify_clips(STAGE)

@@ -8,7 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -123,13 +123,16 @@ def finish_index(request: IndexRequest, embedded: int) -> IndexReport:
         logger.warning("%s: %s: %s (%s)", STAGE, row.video_id, row.message, row.reason_code)
     if not listing.good:
         raise StageError(_nothing_embedded(request, listing.failed))
-    before, digest, removed = stored_description(folder), listing.digest, 0
+    before, removed = stored_description(folder), 0
+    digest = f"{listing.digest}{'+cells' if request.faiss else ''}"
     if before is None or before.content != digest or not _is_whole(request, before):
         removed = len(_ids(folder, before) - {one.clip.video_id for one in listing.good})
         model = open_index_model(request)
         maker = Maker(facts.digest, model.name, encoders_of(model), salt[1])
         tags = _Tags(_known_tags(folder, before), model.encode_text)
-        publish_table(folder, maker, _content(store.clips(STAGE), listing, digest, tags))
+        publish_table(
+            folder, maker, replace(_content(store.clips(STAGE), listing, digest, tags), with_cells=request.faiss)
+        )
     else:
         remove_old_tables(folder)
     _remove_shards(folder / "clips" / STAGE, {row.shard for row in listing.places.values()})

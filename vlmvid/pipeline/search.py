@@ -147,9 +147,16 @@ def hits_table(hits: Sequence[Hit]) -> str:
 
 
 def search_index(
-    texts: Sequence[str], *, model: str, index: str, top_k: int, where: Mapping[str, Sequence[str]] | None = None
+    texts: Sequence[str],
+    *,
+    model: str,
+    index: str,
+    top_k: int,
+    where: Mapping[str, Sequence[str]] | None = None,
+    approximate: bool = False,
 ) -> SearchResults:
-    """What a video index has for each text with the model that made it; `where` as `VideoIndex.search`.
+    """What a video index has for each text with the model that made it; `where` as `VideoIndex.search`,
+    `approximate` as `VideoIndex.open`.
 
     Raises ArtifactError when `index` is no index, ConfigError, naming both, when it was made with another model, and
     what `vlmvid.load` raises.
@@ -158,5 +165,5 @@ def search_index(
     from vlmvid.serving.search_results import search_texts
     from vlmvid.serving.video_index import VideoIndex
 
-    opened = VideoIndex.open(index)
+    opened = VideoIndex.open(index, approximate=approximate)
     return search_texts(opened, load(model), texts, top_k, where)

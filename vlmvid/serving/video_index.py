@@ -19,7 +19,9 @@ from vlmvid.artifacts.shards import ClipStore
 from vlmvid.errors import ArtifactError, ConfigError
 from vlmvid.registry import nearest
 from vlmvid.serving.search import top_k
+from vlmvid.serving.video_index_faiss import Cells
 from vlmvid.serving.video_index_files import (
+    CELLS_FILE,
     EMBEDDINGS_FILE,
     FACETS_FILE,
     ROWS_FILE,
@@ -84,7 +86,7 @@ class VideoIndex:
         num_failed: clips that could not be embedded; `vlmvid.serving.video_index_files.read_failed` says why.
     """
 
-    def __init__(self, folder: Path, description: IndexDescription) -> None:
+    def __init__(self, folder: Path, description: IndexDescription, *, approximate: bool = False) -> None:
         table = table_folder(folder, description.table)
         self.folder = folder
         self.num_clips = description.num_clips
@@ -106,21 +108,31 @@ class VideoIndex:
         except (OSError, ValueError, pa.ArrowException, MissingResult) as error:
             raise ArtifactError(f"the table {table} of the video index cannot be read: {error}; {_BUILD}") from error
         self._check(table)
+        if approximate and CELLS_FILE not in description.files:
+            raise ConfigError(
+                f"the video index {folder} was built without approximate search; build it with `vlmvid index --faiss`, or "
+                "search exactly"
+            )
+        self._cells = Cells(table / CELLS_FILE, (self.num_clips, self.embed_dim)) if approximate else None
         self._shards = ClipStore(folder / "clips", STAGE)
         self._searching, self._reading = Lock(), Lock()
         self._group = lru_cache(maxsize=NUM_GROUPS)(self._read_group)
 
     @classmethod
-    def open(cls, folder: str | Path) -> VideoIndex:
+    def open(cls, folder: str | Path, *, approximate: bool = False) -> VideoIndex:
         """The index in `folder`; reads little of it.
+
+        With `approximate` searches look into a part of the index, where nothing is filtered; see
+        `vlmvid.serving.video_index_faiss`.
 
         Raises:
             ArtifactError: there is none, it was not finished, or it is damaged; the message says what to run.
+            ConfigError: `approximate`, of an index that was built without, or without faiss.
         """
         place = Path(folder).expanduser().absolute()
         description = read_description(place)
         check_files(place, description)
-        return cls(place, description)
+        return cls(place, description, approximate=approximate)
 
     def __repr__(self) -> str:
         return f"VideoIndex({str(self.folder)!r}: {self.num_clips} clips, {self.embed_dim} values, {self.encoders})"
@@ -168,7 +180,7 @@ class VideoIndex:
         return {name: dict(values) for name, values in self._facets.items()}
 
     def search(self, queries: NDArray[np.float32], k: int, where: Mapping[str, Sequence[str]] | None = None) -> Found:
-        """The clips with the highest cosine to each query, exactly.
+        """The clips with the highest cosine to each query; all of them, unless the index was opened as approximate.
 
         Args:
             queries: (Q, D), L2-normalised, of the index's model.
@@ -189,7 +201,9 @@ class VideoIndex:
             raise ConfigError("a query holds NaN or infinity; embed the text with the index's model")
         rows = self._matching(where or {})
         with self._searching:
-            return top_k(queries, self._embeddings, k, rows=rows, max_norm=self._max_norm)
+            if self._cells is None or rows is not None or not len(queries):
+                return top_k(queries, self._embeddings, k, rows=rows, max_norm=self._max_norm)
+            return self._near(queries, k, self._cells)
 
     def like(self, row: int, k: int, where: Mapping[str, Sequence[str]] | None = None) -> Found:
         """The clips nearest to that of a row, which is left out: rows int64 (1, k') and scores; raises as `search`."""
@@ -233,6 +247,18 @@ class VideoIndex:
         for row in rows:
             self._require(int(row))
         return self._embeddings[np.asarray(rows, np.int64)].astype(np.float32)
+
+    def _near(self, queries: NDArray[np.float32], k: int, cells: Cells) -> Found:
+        """As `search`, among the rows that the cells of each query give; rows that they lack make all find fewer."""
+        found = [
+            top_k(query[None], self._embeddings, k, rows=cells.candidates(query, k), max_norm=self._max_norm)
+            for query in queries
+        ]
+        fewest = min(rows.shape[1] for rows, _ in found)
+        rows, scores = zip(*found, strict=True)
+        return np.concatenate([some[:, :fewest] for some in rows]), np.concatenate(
+            [some[:, :fewest] for some in scores]
+        )
 
     @cached_property
     def _ids(self) -> pa.ChunkedArray:

@@ -9,6 +9,7 @@
         facets.npy       int16 (F, N): which value of each facet a clip has, -1 = none
         failed.parquet   the clips that are in no row, with the reason
         tags.json, tags.npy   captions and attribute values, and their embeddings
+        cells.faiss      where approximate search was asked for
     DIR/clips/index/     what was computed, by content: shards as `vlmvid.artifacts.shards` has them
 
 A table is never changed: a new one is written beside it, `index.json` names it by one rename, and the old one goes.
@@ -40,6 +41,7 @@ INDEX_FORMAT = 1
 STAGE = "index"  # of the shards in DIR/clips and the ledger in DIR/ledger
 EMBEDDINGS, STEPS, SECONDS = "embeddings", "steps", "pts_seconds"  # columns of the shards
 EMBEDDINGS_FILE, ROWS_FILE, FAILED_FILE = "embeddings.npy", "rows.parquet", "failed.parquet"
+CELLS_FILE = "cells.faiss"
 FACETS_FILE, TAGS_FILE, TAG_EMBEDDINGS_FILE = "facets.npy", "tags.json", "tags.npy"
 ROWS_PER_GROUP = 1024  # of rows.parquet that are read together
 _OTHER_ARTIFACT = "manifest.json"  # of every stage's artifact

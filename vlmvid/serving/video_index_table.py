@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 
 from vlmvid.artifacts.files import staging_folder
 from vlmvid.errors import ArtifactError
+from vlmvid.serving.video_index_faiss import build_cells
 from vlmvid.serving.video_index_files import (
+    CELLS_FILE,
     EMBEDDINGS_FILE,
     FAILED_FILE,
     ROWS_FILE,
@@ -61,6 +63,7 @@ class TableContent:
         num_steps: S, time steps with an embedding of their own; 0 = none.
         failed: the clips in no row.
         shards: the folders that `rows` lead to.
+        with_cells: whether approximate search is prepared, which needs faiss.
         digest: of all of it, for `IndexDescription.content`.
         embed_tags: texts to float16 embeddings (M, D); None = the index gets no tags.
     """
@@ -72,6 +75,7 @@ class TableContent:
     num_steps: int = 0
     failed: Sequence[FailedRow] = ()
     shards: Sequence[str] = ()
+    with_cells: bool = False
     digest: str = ""
     embed_tags: Callable[[Sequence[str]], NDArray[np.float16]] | None = None
 
@@ -85,6 +89,8 @@ def publish_table(folder: Path, maker: Maker, content: TableContent) -> IndexDes
     seen = _Seen(content.num_rows)
     with staging_folder(table_folder(folder, name)) as temporary:
         max_norm = _write_embeddings(temporary / EMBEDDINGS_FILE, content)
+        if content.with_cells:
+            build_cells(np.load(temporary / EMBEDDINGS_FILE, mmap_mode="r"), temporary / CELLS_FILE)
         write_rows(temporary / ROWS_FILE, seen.watch(content.rows))
         if seen.count != content.num_rows:
             raise ArtifactError(f"{folder}: {seen.count} rows were given for {content.num_rows} embeddings")
