@@ -14,6 +14,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.requests import ClientDisconnect, Request
 
 from tests.tiny import COLOURS, write_clip
 from tests.unit.video_index_fixtures import make_index, table_row, unit_rows
@@ -34,6 +35,7 @@ from vlmvid.serving.web.app import STATIC, make_app
 from vlmvid.serving.web.batcher import Batcher
 from vlmvid.serving.web.errors import WebError, clip_error, upload_error
 from vlmvid.serving.web.server import bind, hosts_for, url_of
+from vlmvid.serving.web.service import while_connected
 
 GONE = NUM_CLIPS - 1
 
@@ -348,6 +350,30 @@ def test_what_waits_is_done_together_and_no_more_than_may() -> None:
     assert [*results[:2], *results[3:4], results[5]] == [0, 10, 20, 40]
     assert isinstance(results[2], ValueError) and isinstance(results[4], asyncio.CancelledError)
     assert calls == [[0], [1, 13, 2, 4], [1], [13], [2], [4]], "only the bad one fails"
+
+
+def test_work_for_a_client_that_went_away_is_given_up() -> None:
+    ended: list[str] = []
+
+    async def work() -> str:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            ended.append("cancelled")
+            raise
+        return "done"
+
+    async def disconnected() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    async def scenario() -> None:
+        request = Request({"type": "http"}, disconnected)
+        assert await while_connected(request, asyncio.sleep(0.01, "in time")) == "in time"
+        with pytest.raises(ClientDisconnect):
+            await while_connected(request, work())
+
+    asyncio.run(scenario())
+    assert ended == ["cancelled"]
 
 
 def test_a_failure_of_the_storage_is_one_for_the_moment() -> None:

@@ -64,7 +64,6 @@ Seconds = Annotated[
 ]
 NO_CLIP = "There is no such clip, or its video is gone."
 UNREADABLE = "The video cannot be read."
-NO_EMBEDDINGS = "The model embeds nothing."
 NO_WORDS = "The model gives no words, or the video cannot be read."
 NO_JSON = "The body cannot be read."
 TOO_LARGE = "The body is too large."
@@ -98,7 +97,7 @@ def index_routes(service: Service) -> APIRouter:
         summary="Clips by a text",
         responses={
             **linked("row", "/hits/0/clip/row", *OF_A_CLIP),
-            **errors(s404="No clip has such an attribute.", s409=NO_EMBEDDINGS, s422=BAD, s503=BUSY),
+            **errors(s404="No clip has such an attribute.", s422=BAD, s503=BUSY),
         },
     )
     async def search(text: Text, top_k: TopK = 12, where: Filters = []) -> SearchAnswer:  # noqa: B006 - never changed
@@ -114,7 +113,7 @@ def index_routes(service: Service) -> APIRouter:
     @router.get(
         "/clips/{row}/similar",
         summary="Clips like one",
-        responses=errors(s404="There is no such clip or attribute.", s409=NO_EMBEDDINGS, s422=BAD, s503=BUSY),
+        responses=errors(s404="There is no such clip or attribute.", s422=BAD, s503=BUSY),
     )
     async def similar_clips(row: Row, top_k: TopK = 12, where: Filters = []) -> SearchAnswer:  # noqa: B006 - never changed
         started = time.perf_counter()

@@ -34,7 +34,7 @@ _NUM_NAMED = 20
 
 
 class Service:
-    """One model over one index, for many clients at a time.
+    """One model over one index, for many clients at a time. The index decides that the model embeds.
 
     Attributes:
         model: embeds texts, and videos that are uploaded.
@@ -78,8 +78,6 @@ class Service:
 
     async def search(self, query: Query) -> Answer:
         """Answer one query, together with others that wait; raises WebError when too many do."""
-        if not self.model.embeds:
-            raise WebError(409, "no_embeddings", f"the model {self.model.name!r} gives words and embeds nothing")
         return await self._searches.do(query)
 
     async def look(self, wanted: Look) -> Seen:

@@ -22,7 +22,7 @@ from vlmvid.serving.web.routes import (
     Seconds,
 )
 from vlmvid.serving.web.schemas import AnswerAnswer, Asked, UploadAnswer, errors, linked
-from vlmvid.serving.web.searching import Answer, Query
+from vlmvid.serving.web.searching import Query
 from vlmvid.serving.web.service import Service, hits_of, while_connected
 from vlmvid.serving.web.uploads import FIELD, Upload
 from vlmvid.serving.web.words import Look
@@ -121,11 +121,11 @@ async def _looked_at(service: Service, upload: Upload) -> UploadAnswer:
     try:
         upload.seconds = await service.media.duration(upload.path)
         frames = await service.media.frames(service.model.vision, upload.path)
-        model = service.model
-        seen = await service.look(Look("the upload", frames, embeds=model.embeds, speaks=model.speaks))
+        seen = await service.look(Look("the upload", frames, embeds=True, speaks=service.model.speaks))
     except DecodeError as error:
         raise upload_error(error, upload.path) from error
-    near = Answer([], []) if seen.embedding is None else await service.search(Query(seen.embedding, NUM_SIMILAR))
+    assert seen.embedding is not None  # it was asked for
+    near = await service.search(Query(seen.embedding, NUM_SIMILAR))
     return UploadAnswer(
         upload=upload.name,
         seconds=upload.seconds,
