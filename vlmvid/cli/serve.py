@@ -26,6 +26,9 @@ def add_serve_command(commands: Any) -> None:
         metavar="NAME",
         help="a further name by which browsers address the server, e.g. behind a proxy; may be repeated",
     )
+    serve.add_argument(
+        "--approximate", action="store_true", help="look into a part of an index that was built with --faiss"
+    )
     add_json(serve)
     serve.set_defaults(command=_serve)
 
@@ -41,7 +44,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
     # Before the model, which takes longer to fail.
     with bind(arguments.host, arguments.port) as listening:
-        index = VideoIndex.open(arguments.index)
+        index = VideoIndex.open(arguments.index, approximate=arguments.approximate)
         model = load(arguments.model)
         options = ServeOptions(
             max_upload_bytes=max(1, int(arguments.max_upload_mb * 2**20)),

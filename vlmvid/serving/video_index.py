@@ -110,8 +110,8 @@ class VideoIndex:
         self._check(table)
         if approximate and CELLS_FILE not in description.files:
             raise ConfigError(
-                f"the video index {folder} was built without approximate search; build it with `vlmvid index --faiss`, or "
-                "search exactly"
+                f"the video index {folder} was built without approximate search; build it with `vlmvid index --faiss`, "
+                "or search exactly"
             )
         self._cells = Cells(table / CELLS_FILE, (self.num_clips, self.embed_dim)) if approximate else None
         self._shards = ClipStore(folder / "clips", STAGE)
