@@ -34,9 +34,8 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def server(scratch: Path) -> Iterator[Running]:
-    with running(
-        speaking_model(), max_upload_bytes=MEBIBYTE, max_uploads=2, max_receiving=1, idle_seconds=0.6
-    ) as found:
+    limits = {"max_upload_bytes": MEBIBYTE, "max_uploads": 2, "max_receiving": 1, "idle_seconds": 1.0}
+    with running(speaking_model(), **limits) as found:
         yield found
     assert files_in(scratch) == [], "nothing outlives the service"
     assert list(scratch.iterdir()) == []
@@ -197,8 +196,8 @@ def test_a_client_that_goes_away_or_stalls_leaves_nothing(server: Running, scrat
     )
     with socket.create_connection((host, int(port))) as stalled:
         stalled.sendall(head + b"\0" * 100_000)
-        time.sleep(0.1)  # the one that may be on its way is there
-        busy = server.upload(b"x")
+        while (busy := server.upload(b"x")).status_code == 415:  # the other one has not arrived yet
+            time.sleep(0.02)
         assert error_of(busy) == (503, "busy") and busy.headers["retry-after"] == "5"
         stalled.settimeout(30)
         assert b" 408 " in stalled.recv(4096)
