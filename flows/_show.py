@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.context import FlowRunContext
@@ -86,6 +87,18 @@ def origin() -> dict[str, str]:
     if deployment.id is not None:
         tags["prefect.deployment"] = f"{flow_run.flow_name}/{deployment.name}"
     return {name: str(value) for name, value in tags.items() if value is not None}
+
+
+def show_report(request: RunRequest, drawn: Mapping[str, str]) -> None:
+    """Link to the report: in MLflow, where it has pages, else on the disk of the machine that has drawn it."""
+
+    def create() -> None:
+        if "html" in drawn:
+            page = run_links(request).get("pipeline")
+            address = f"{page}/artifacts/{Path(drawn['html']).name}" if page else Path(drawn["html"]).as_uri()
+            create_link_artifact(address, link_text="Report", key="vlmvid-report")
+
+    show(create)
 
 
 def _show_link(request: RunRequest, name: str) -> None:

@@ -20,6 +20,7 @@ from flows.evaluate import evaluate
 from flows.filter import filter
 from flows.ingest import ingest
 from flows.register import register
+from flows.report import report
 from flows.search import search
 from flows.train_vlm import train_vlm
 from vlmvid.artifacts import ArtifactRef
@@ -46,7 +47,7 @@ def pipeline(
     retry_failed: RetryFailed = False,
     verify: Verify = False,
 ) -> dict[str, ArtifactRef]:
-    """From videos with text to a registered, evaluated model; one artifact per stage.
+    """From videos with text to a registered, evaluated model, and its report; one artifact per stage.
 
     The sharded stages take the task runner that ``with_options`` gave to this flow, if it did.
     """
@@ -54,7 +55,9 @@ def pipeline(
     runner_choice()  # a wrong VLMVID_TASK_RUNNER should not cost the first stages
     preflight(request)
     with shown(request) as stages:
-        return _run_stages(request, stages)
+        results = _run_stages(request, stages)
+        report(request)
+        return results
 
 
 def run_stages_before(request: RunRequest, stage: StageName, stages: Sequence[StageName]) -> None:

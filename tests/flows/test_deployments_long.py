@@ -58,6 +58,8 @@ def test_the_fault_recipe_by_a_worker_with_links_both_ways(
     rows = {(row["task"], row["metric"]): row for row in table}
     assert rows["retrieval", "t2v_r_at_1"]["n"] == 6 and " to " in rows["retrieval", "t2v_r_at_1"]["95 % interval"]
     assert shown["vlmvid-progress-decode"].data == shown["vlmvid-progress-evaluate"].data == 100
+    assert shown["vlmvid-report"].data.startswith(f"[Report]({mlflow_server.uri}")
+    assert shown["vlmvid-report"].data.endswith("/artifacts/report.html)")
     assert any(name.startswith("vlmvid.") and "running" in text for name, _, text in logs_of(stages["align"]))
     assert all(level <= logging.INFO for _, level, _ in logs_of(run))
 

@@ -68,6 +68,9 @@ def test_the_flow_runs_records_and_registers_once(prefect_api: str, tracked_home
     assert data["align"] == data["evaluate"] == data["ingest"] == ["tiny/manifest"]
     artifacts = {f.path for f in client_of(tracked_home).list_artifacts(children["evaluate"].info.run_id)}
     assert {"metrics.json", "report.md", "samples"} <= artifacts
+    artifacts = {f.path for f in client_of(tracked_home).list_artifacts(parents[0].info.run_id)}
+    assert {"report.html", "report.md"} <= artifacts
+    assert names["report"] == "Completed"
 
     assert pipeline(str(recipe)) == first
     assert len(runs_of(tracked_home)) == len(recorded)
@@ -86,7 +89,7 @@ def test_without_kept_frames_each_shard_is_decoded_and_encoded_by_one_task(
     results = pipeline(str(recipe), overrides)
     assert list(results) == ["ingest", "encode"]
     names = [name for name, _ in task_runs_since(started) if not name.endswith("-0")]  # those are the stages' flows
-    assert sorted(names) == ["encode index", "encode shard 1", "encode shard 2", "encode shard 3", "ingest"]
+    assert sorted(names) == ["encode index", "encode shard 1", "encode shard 2", "encode shard 3", "ingest", "report"]
     counts = json.loads((Path(results["encode"].uri) / "manifest.json").read_text())["counts"]
     assert (counts["ok"], counts["failed_permanent"]) == (9, 1)
     assert pipeline(str(recipe), overrides) == results
@@ -119,7 +122,17 @@ def test_vlmvid_run_prints_the_table_and_the_places(prefect_api: str, tracked_ho
     command = [sys.executable, "-m", "vlmvid.cli", "run", str(recipe)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    for words in ("t2v_r_at_1", "95 % interval", "Report", "report.md", "Model", "models:/tiny-model/1", "mlflow ui"):
+    for words in (
+        "t2v_r_at_1",
+        "95 % interval",
+        "Page",
+        "report.html",
+        "Report",
+        "report.md",
+        "Model",
+        "models:/tiny-model/1",
+        "mlflow ui",
+    ):
         assert words in done.stdout
     for name in ("flow_runs: vlmvid-pipeline", "flow_runs: decode", "task_runs: decode shard 1", "task_runs: align"):
         assert f"INFO prefect.{name}: Finished in state Completed()" in done.stderr

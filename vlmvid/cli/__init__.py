@@ -2,8 +2,8 @@
 
 Results go to stdout, logs and progress bars to stderr. Exit codes: 0 done, 1 the work failed,
 2 bad usage or config. `recipes` has the commands that take a recipe, `models` those that take a model,
-`indexing` the one that makes videos searchable, `files` those that take files alone, `upkeep` those that look after a
-store.
+`indexing` the one that makes videos searchable, `report` the one that draws runs, `files` those that take files alone,
+`upkeep` those that look after a store.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from vlmvid.cli.indexing import add_index_command
 from vlmvid.cli.models import add_model_commands
 from vlmvid.cli.promote import add_promote_command
 from vlmvid.cli.recipes import add_recipe_commands
+from vlmvid.cli.report import add_report_command
 from vlmvid.cli.serve import add_serve_command
 from vlmvid.cli.upkeep import add_upkeep_commands
 from vlmvid.errors import ArtifactError, ConfigError, VlmvidError
@@ -93,6 +94,7 @@ def parser() -> argparse.ArgumentParser:
     add_recipe_commands(commands)
     add_model_commands(commands)
     add_index_command(commands)
+    add_report_command(commands)
     add_serve_command(commands)
     add_promote_command(commands)
     add_file_commands(commands)

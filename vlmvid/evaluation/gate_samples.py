@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vlmvid.evaluation.base import Sample, TaskResult, clusters_of
-from vlmvid.metrics import paired_comparison
+from vlmvid.metrics import PairedComparison, paired_comparison
 from vlmvid.types import MetricResult
 
 NUM_BOOTSTRAP = 2000
@@ -35,6 +35,20 @@ def paired_difference(first: Measured, second: Measured) -> tuple[float, float] 
     None where the metric is no mean over samples, or the samples are not the same ones. Where no sample differs, the
     interval is that single point.
     """
+    found = paired(first, second, num_permutations=1)
+    if found is None:
+        return None
+    if found.ci_low is not None and found.ci_high is not None:
+        return found.ci_low, found.ci_high
+    return 0.0, 0.0
+
+
+def paired(first: Measured, second: Measured, *, num_permutations: int) -> PairedComparison | None:
+    """The first metric minus the second over the same samples, clustered as their logs say.
+
+    None where the metric is no mean over samples, the samples are not the same ones, or the difference has neither an
+    interval nor is nought on every sample.
+    """
     for reader in _readers(*first):
         ours, theirs = _table(*first, reader), _table(*second, reader)
         if ours is None or theirs is None or ours.keys() != theirs.keys():
@@ -45,13 +59,17 @@ def paired_difference(first: Measured, second: Measured) -> tuple[float, float] 
             clusters=[cluster for cluster, _ in ours.values()],
             seed=SEED,
             num_bootstrap=NUM_BOOTSTRAP,
-            num_permutations=1,
+            num_permutations=num_permutations,
         )
-        if found.ci_low is not None and found.ci_high is not None:
-            return found.ci_low, found.ci_high
-        if found.only_first == found.only_second == 0:
-            return 0.0, 0.0
+        if (found.ci_low is not None and found.ci_high is not None) or found.only_first == found.only_second == 0:
+            return found
     return None
+
+
+def num_shared(first: TaskResult, second: TaskResult) -> int:
+    """How many samples two logs of one task have in common."""
+    ours, theirs = ({_key(row) for row in result.samples} for result in (first, second))
+    return len(ours & theirs)
 
 
 _Reader = tuple[tuple[tuple[str, object], ...], str, int | None]  # rows with these values; the column; rank up to
@@ -105,7 +123,11 @@ def _table(result: TaskResult, metric: MetricResult, reader: _Reader) -> Mapping
     scores = _scores(rows, column, rank)
     if scores is None or len(rows) != metric.num_samples or abs(float(scores.mean()) - metric.value) >= _SAME:
         return None
-    keys = [repr([row.get(name) for name in _CONTENT]) for row in rows]
+    keys = [_key(row) for row in rows]
     if len(set(keys)) != len(keys):
         return None
     return dict(zip(keys, zip(clusters_of(rows), map(float, scores), strict=True), strict=True))
+
+
+def _key(row: Sample) -> str:
+    return repr([row.get(name) for name in _CONTENT])

@@ -211,7 +211,7 @@ def _regression(
         return _verdict(gate.metric, asked, metric, passed=False, reason=f"the champion's is {few}")
     task = gate.metric.partition("/")[0]
     paired = paired_difference((ours[task], metric), (theirs[task], other))
-    interval = paired or _independent(metric, other)
+    interval = paired or independent_difference(metric, other)
     if interval is None:
         reason = "not evaluated: there is no interval of the difference, because one of the values has none"
         return _verdict(gate.metric, asked, metric, passed=False, reason=reason)
@@ -231,8 +231,8 @@ def _regression(
     )
 
 
-def _independent(first: MetricResult, second: MetricResult) -> tuple[float, float] | None:
-    """The interval of the difference from both intervals (Newcombe's way, which holds for other values too)."""
+def independent_difference(first: MetricResult, second: MetricResult) -> tuple[float, float] | None:
+    """The interval of first minus second from both intervals (Newcombe's way, which holds for other values too)."""
     ends = [_finite(end) for end in (first.ci_low, first.ci_high, second.ci_low, second.ci_high)]
     if any(end is None for end in ends):
         return None

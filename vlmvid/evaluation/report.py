@@ -70,7 +70,7 @@ def format_table(results: Sequence[TaskResult], most_rows: int | None = None) ->
     """
     rows: list[_Row] = []
     for result in results:
-        rows.append((_title(result), "", "", "", ""))
+        rows.append((title_of(result), "", "", "", ""))
         found = _rows(result)
         is_long = most_rows is not None and len(found) > most_rows and result.task in _MAIN
         shown = _rows(result, main_only=True) if is_long else found
@@ -91,10 +91,12 @@ def markdown_report(results: Sequence[TaskResult], header: Mapping[str, str]) ->
     lines = ["# Evaluation", ""]
     lines += [f"- {_escape(key)}: {_escape(value)}" for key, value in header.items()]
     lines += ["", "## Main numbers", ""]
-    lines += _markdown(("task", *_COLUMNS), [(_title(r), *row) for r in results for row in _rows(r, main_only=True)])
+    lines += markdown_table(
+        ("task", *_COLUMNS), [(title_of(r), *row) for r in results for row in _rows(r, main_only=True)]
+    )
     for result in results:
-        lines += ["", f"## {_title(result)}", "", f"{_escape(result.protocol)}.", ""]
-        lines += _markdown(_COLUMNS, _rows(result))
+        lines += ["", f"## {title_of(result)}", "", f"{_escape(result.protocol)}.", ""]
+        lines += markdown_table(_COLUMNS, _rows(result))
         lines += _examples(result)
         if result.printed is not None:
             lines += ["", f"As {result.compat} prints it:", "", "```text", result.printed.rstrip(), "```"]
@@ -128,7 +130,7 @@ def _examples(result: TaskResult) -> list[str]:
     step = max(1, len(samples) / _NUM_EXAMPLES)
     chosen = [samples[int(place * step)] for place in range(min(_NUM_EXAMPLES, len(samples)))]
     rows = [tuple(_cut(row.get(column)) for column in shown.values()) for row in chosen]
-    return ["", f"{len(rows)} of {len(samples)}, spread evenly:", "", *_markdown(tuple(shown), rows)]
+    return ["", f"{len(rows)} of {len(samples)}, spread evenly:", "", *markdown_table(tuple(shown), rows)]
 
 
 def _cut(value: object) -> str:
@@ -137,15 +139,15 @@ def _cut(value: object) -> str:
 
 
 def _rows(result: TaskResult, *, main_only: bool = False) -> list[_Row]:
-    chances = {_without_chance(metric.name): metric for metric in result.metrics if _is_chance(metric.name)}
-    shown = [metric for metric in result.metrics if not _is_chance(metric.name)]
+    chances = {_without_chance(metric.name): metric for metric in result.metrics if is_chance(metric.name)}
+    shown = [metric for metric in result.metrics if not is_chance(metric.name)]
     if main_only:
-        shown = _main_metrics(result.task, shown)
+        shown = main_metrics(result.task, shown)
     return [
         (
             metric.name,
-            _number(metric.value, metric.name),
-            _interval(metric),
+            number_text(metric.value, metric.name),
+            interval_text(metric),
             str(metric.num_samples),
             _chance(chances.get(metric.name)),
         )
@@ -153,11 +155,13 @@ def _rows(result: TaskResult, *, main_only: bool = False) -> list[_Row]:
     ]
 
 
-def _title(result: TaskResult) -> str:
+def title_of(result: TaskResult) -> str:
+    """The name of a result in a report."""
     return result.task if result.compat is None else f"{result.task} [{result.compat}]"
 
 
-def _is_chance(name: str) -> bool:
+def is_chance(name: str) -> bool:
+    """Whether a metric of this name says what guessing reaches."""
     return _IN_BRACKETS.sub("", name).endswith(CHANCE)
 
 
@@ -166,13 +170,14 @@ def _without_chance(name: str) -> str:
     return name.replace(CHANCE, "", 1)
 
 
-def _main_metrics(task: str, metrics: list[MetricResult]) -> list[MetricResult]:
+def main_metrics(task: str, metrics: list[MetricResult]) -> list[MetricResult]:
     """The main metrics of a task; of a task without an entry its first metric."""
     wanted = _MAIN_OF_BATTERY if task.endswith("_battery") else _MAIN.get(task, "")
     return [metric for metric in metrics if re.fullmatch(wanted, metric.name)] or metrics[:1]
 
 
-def _number(value: float, name: str) -> str:
+def number_text(value: float, name: str) -> str:
+    """The value of a metric as reports show it: rates in percent."""
     if math.isnan(value):
         return "-"
     if is_rate(name):
@@ -191,18 +196,19 @@ def _is_times_100(name: str) -> bool:
     return _TIMES_100.fullmatch(_IN_BRACKETS.sub("", name).partition("/")[0]) is not None
 
 
-def _interval(metric: MetricResult) -> str:
+def interval_text(metric: MetricResult) -> str:
+    """The 95 % interval of a metric, without its unit."""
     if metric.ci_low is None or metric.ci_high is None:
         return "-"
-    low, high = (_number(bound, metric.name).removesuffix(" %") for bound in (metric.ci_low, metric.ci_high))
+    low, high = (number_text(bound, metric.name).removesuffix(" %") for bound in (metric.ci_low, metric.ci_high))
     return f"{low}..{high}"
 
 
 def _chance(metric: MetricResult | None) -> str:
     if metric is None:
         return ""
-    value = _number(metric.value, metric.name).removesuffix(" %")
-    return value if metric.ci_low is None else f"{value} ({_interval(metric)})"
+    value = number_text(metric.value, metric.name).removesuffix(" %")
+    return value if metric.ci_low is None else f"{value} ({interval_text(metric)})"
 
 
 def _plain(rows: Sequence[_Row]) -> str:
@@ -224,7 +230,8 @@ def _shorten(cell: str) -> str:
     return cell if len(cell) <= _NAME_WIDTH else cell[: _NAME_WIDTH - 3] + "..."
 
 
-def _markdown(columns: Sequence[str], rows: Sequence[_Row]) -> list[str]:
+def markdown_table(columns: Sequence[str], rows: Sequence[_Row]) -> list[str]:
+    """The lines of a Markdown table; value and n to the right."""
     right = {"value", "n"}
     head = "| " + " | ".join(columns) + " |"
     rule = "|" + "|".join(" ---: " if column in right else " --- " for column in columns) + "|"

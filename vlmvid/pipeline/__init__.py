@@ -5,6 +5,7 @@ Light until a stage runs: torch, MLflow and the video readers are imported where
 
 from vlmvid.pipeline.prefect_api import check_api_url, require_api
 from vlmvid.pipeline.preflight import check_training_clips, preflight
+from vlmvid.pipeline.report import pipeline_report
 from vlmvid.pipeline.request import RunRequest, ShardJob, ShardReport, make_request
 from vlmvid.pipeline.runners import RunnerChoice, runner_choice
 from vlmvid.pipeline.session import (
@@ -37,6 +38,7 @@ __all__ = [
     "note_origin",
     "origin_stands",
     "owner_ended",
+    "pipeline_report",
     "pipeline_run",
     "check_training_clips",
     "preflight",

@@ -182,7 +182,7 @@ def _task_results(context: RunContext, name: str) -> tuple[list[TaskResult], dic
         return _with_battery(config, lambda condition, seed: evaluate(data, only)[0]), {}
     embeddings = _own_clips(context, context.keys.key("align"))
     clips = tuple(row.clip for row in embeddings.rows)
-    embed_texts = _text_embedder(context)
+    embed_texts = text_embedder(context)
 
     def measured(condition: str, seed: int) -> TaskResult:
         data = EvaluationData(
@@ -197,7 +197,7 @@ def _task_results(context: RunContext, name: str) -> tuple[list[TaskResult], dic
 
 
 def _vlm_task_results(context: RunContext, only: EvaluateConfig) -> tuple[list[TaskResult], dict[str, DecodeError]]:
-    rows = {row.clip.video_id: row for row in _split_rows(context, only.split)}
+    rows = {row.clip.video_id: row for row in split_rows(context, only.split)}
     clips = ShownClips(context, rows)
     answerer = vlm_answerer(context, clips)
     shown = [rows[name] for name in rows if name in clips.names]
@@ -230,7 +230,7 @@ def _benchmark_results(context: RunContext, chosen: BenchmarkConfig) -> tuple[li
     if _reads(context, chosen.label) == "train_vlm":
         model = VlmAnswers(context, chosen, benchmark, items, rows, absent)
     else:
-        model = AlignmentAnswers(context, benchmark, items, rows, absent, _text_embedder(context))
+        model = AlignmentAnswers(context, benchmark, items, rows, absent, text_embedder(context))
     as_they_are: list[Predictions] = []
 
     def told() -> str:
@@ -259,7 +259,7 @@ def _segmented(
 ) -> tuple[list[TaskResult], dict[str, DecodeError]]:
     """Masks of still pictures: there are no frames that a battery could change."""
     rows, absent = _known_media(context, chosen, benchmark, items)
-    predictions, broken = segment_items(context, items, rows, _text_embedder(context))
+    predictions, broken = segment_items(context, items, rows, text_embedder(context))
     gaps = _gaps(chosen, [*absent, *broken])
     result = _scored(_config(context), chosen, benchmark, items, predictions, beside=gaps)
     return [result], not_in_key(absent) | {some.name: error for some, error in broken.items()}
@@ -332,15 +332,17 @@ def _with_battery(config: EvaluateConfig, measure: Callable[[str, int], TaskResu
 @lru_cache(maxsize=2)
 def _own_clips(context: RunContext, align_key: str) -> ClipEmbeddings:
     """The evaluated split; `align_key` makes it anew for another model of the same recipe."""
-    return ClipEmbeddings(context, _split_rows(context, _config(context).split))
+    return ClipEmbeddings(context, split_rows(context, _config(context).split))
 
 
-def _split_rows(context: RunContext, split: str) -> list[SourceRow]:
+def split_rows(context: RunContext, split: str) -> list[SourceRow]:
+    """The encoded clips of a split with their files."""
     by_id = {row.clip.video_id: row for row in read_rows(context)}
     return [by_id[clip.video_id] for clip in split_clips(context, split)]
 
 
-def _text_embedder(context: RunContext) -> Any:
+def text_embedder(context: RunContext) -> Any:
+    """What embeds texts with the aligned model."""
     from vlmvid.models.alignment import load_alignment
     from vlmvid.models.embedding import embed_texts
 

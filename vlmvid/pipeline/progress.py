@@ -40,6 +40,7 @@ class StageProgress:
         self.watcher: Watcher | None = None
         self._bars: dict[str, Any] = {}
         self._counts: dict[str, tuple[int, int]] = {}
+        self._work: dict[str, tuple[int, str]] = {}
         self._lock = Lock()
 
     def begin(self, stage: str, total: int, unit: str, done: int = 0) -> None:
@@ -60,7 +61,13 @@ class StageProgress:
                     bar_format=f"{{desc}} {{percentage:3.0f}} % |{{bar}}| {{n_fmt}}/{{total_fmt}} {unit}s "
                     "[{elapsed}<{remaining}, {rate_fmt}{postfix}]",
                 )
+                self._work[stage] = total - done, unit
                 self._tell(stage, done, total)
+
+    def worked(self, stage: str) -> tuple[int, str]:
+        """How many units of which kind the stage had to do since it was asked the last time; (0, "") for none."""
+        with self._lock:
+            return self._work.pop(stage, (0, ""))
 
     def advance(self, stage: str, amount: int = 1) -> None:
         """Move the bar of a stage on, if there is one."""

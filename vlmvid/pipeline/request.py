@@ -71,12 +71,17 @@ def make_request(
     `recipe` is a file, or the address that an earlier request gave to one. Raises ConfigError when the recipe is
     wrong, the home is not writable, or the home is shared and nothing says where MLflow's is.
     """
-    place = str(home or os.environ.get("VLMVID_HOME") or DEFAULT_HOME)
+    place = default_home(home)
     store = open_store(place) if "://" in str(recipe) else None
     resolved = load_recipe(recipe if store is None else store.local_path(str(recipe)), overrides)
     store = store or open_store(place)
     check_tracking(resolved.tracking, store)
     return request_of(resolved, store, retry_failed=retry_failed, verify=verify)
+
+
+def default_home(home: str | Path | None = None) -> str:
+    """The store that is meant: `home`, else VLMVID_HOME, else a folder of the one where this runs."""
+    return str(home or os.environ.get("VLMVID_HOME") or DEFAULT_HOME)
 
 
 def request_of(recipe: Recipe, store: Store, *, retry_failed: bool = False, verify: bool = False) -> RunRequest:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from vlmvid.artifacts import ArtifactRef, KeyParts
 from vlmvid.config import Config
 from vlmvid.config.schema import StageName
 from vlmvid.errors import StageError
 from vlmvid.pipeline.context import RunContext, open_context
+from vlmvid.pipeline.costs import costed
 from vlmvid.pipeline.progress import Watcher
 from vlmvid.pipeline.request import RunRequest, recipe_json
 from vlmvid.tracking.base import StageRun, status_of
@@ -154,21 +154,20 @@ def _tracked(context: RunContext, stage: StageName, reason: str | None) -> Itera
     cached = None if reason else context.store.ref(stage, parts.key)
     logger.info("%s: %s (key %s)", stage, f"running, {reason}" if reason else "cached", parts.key)
     context.store.events.emit("stage.started", stage=stage, key=parts.key, cached=int(cached is not None))
-    started = time.perf_counter()
     with context.tracker.stage(stage, parts.key, cached=cached is not None) as run:
         context.stage_runs[stage] = run
-        try:
-            yield cached
-        finally:
-            context.progress.end(stage)
+        with nullcontext() if cached is not None else costed(context, stage, parts.key, run):
+            try:
+                yield cached
+            finally:
+                context.progress.end(stage)
         if cached is None:
-            _record(context, run, parts, reason, time.perf_counter() - started)
+            _record(context, run, parts, reason)
     context.store.events.emit("stage.finished", stage=stage, key=parts.key)
 
 
-def _record(context: RunContext, run: StageRun, parts: KeyParts, reason: str | None, seconds: float) -> None:
+def _record(context: RunContext, run: StageRun, parts: KeyParts, reason: str | None) -> None:
     run.set_tags({"vlmvid.reason": str(reason)})
-    run.log_metrics({"wall_seconds": seconds})
     manifest = context.store.manifest(parts.stage, parts.key)
     if manifest is not None:
         run.log_metrics({f"num_{name}": float(count) for name, count in manifest.counts.items()})

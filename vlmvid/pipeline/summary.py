@@ -9,6 +9,7 @@ from vlmvid.evaluation.runner import result_of
 from vlmvid.pipeline.context import RunContext, open_context
 from vlmvid.pipeline.evaluate import evaluation_json, results_text
 from vlmvid.pipeline.register import alias_words, read_registered
+from vlmvid.pipeline.report import drawn_report
 from vlmvid.pipeline.request import RunRequest
 from vlmvid.pipeline.search import read_hits
 from vlmvid.pipeline.train_vlm import mark_cached, trained_stages, training_line
@@ -36,6 +37,9 @@ def summarise(request: RunRequest, up_to: StageName | None = None) -> dict[str, 
     if "train_vlm" in stages:
         document["training"] = trained_stages(context)
         mark_cached(context, document["training"])
+    drawn = drawn_report(context) if up_to is None else None
+    if drawn is not None:
+        document["page"] = drawn
     document["tracking"] = _tracking(context)
     return document
 
@@ -97,6 +101,9 @@ def _stage_words(document: dict[str, Any]) -> list[str]:
 
 def _places(document: dict[str, Any]) -> list[tuple[str, str]]:
     places = []
+    page = document.get("page", {})
+    if "html" in page:
+        places.append(("Page", page["html"]))
     if "report" in document:
         places.append(("Report", document["report"]))
     model = document.get("model")
@@ -111,6 +118,7 @@ def _places(document: dict[str, Any]) -> list[tuple[str, str]]:
     tracking = document["tracking"]
     if tracking["uri"]:
         places.append(("MLflow", tracking["command"]))
+    places += [("Gap", f"the report is not drawn: {page['error']}")] if "error" in page else []
     places += [("Gap", gap) for gap in tracking["gaps"]]
     return places
 

@@ -11,6 +11,7 @@ from vlmvid.artifacts.files import read_json, write_json
 from vlmvid.config.schema import StageName
 from vlmvid.errors import StageError
 from vlmvid.pipeline.context import RESULT_FILE, RunContext, open_context
+from vlmvid.pipeline.costs import costed
 from vlmvid.pipeline.filter import training_clips
 from vlmvid.pipeline.request import RunRequest, ShardJob, ShardReport
 from vlmvid.pipeline.torchrun import is_torchrun, joined
@@ -55,7 +56,8 @@ def run_shard(request: RunRequest, job: ShardJob) -> ShardReport:
             logger.info("train_vlm/%s: %s (key %s)", job.name, "cached" if stored else "running", key)
             if not stored:
                 processes.wait_for_all()
-                train_stage(context, job.name, run, processes)
+                with costed(context, f"{STAGE}/{job.name}", key, run):
+                    train_stage(context, job.name, run, processes)
         processes.wait_for_all()
     return ShardReport(ok=1, failed=0)
 

@@ -119,6 +119,9 @@ class Tracker(Protocol):
     def note_origin(self, tags: Mapping[str, str]) -> None:
         """Put `tags` on the parent run, if it is open, and on the runs that are opened until `finish`."""
 
+    def log_pipeline_file(self, path: Path) -> None:
+        """Attach a file to the parent run, if it is open; the same name replaces the earlier one."""
+
     def links(self) -> dict[str, str]:
         """Addresses of the latest pipeline's runs for a browser: of the parent as ``pipeline``, of stages by name.
 
@@ -185,6 +188,9 @@ class NullTracker:
         )
 
     def note_origin(self, tags: Mapping[str, str]) -> None:
+        """Record nothing."""
+
+    def log_pipeline_file(self, path: Path) -> None:
         """Record nothing."""
 
     def links(self) -> dict[str, str]:

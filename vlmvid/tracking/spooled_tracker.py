@@ -69,6 +69,11 @@ class SpooledTracker:
         if self._parent is not None and not self._parent.is_ended:
             self._parent.set_tags(tags)
 
+    def log_pipeline_file(self, path: Path) -> None:
+        """Attach a file to the parent run, if it is open."""
+        if self._parent is not None and not self._parent.is_ended:
+            self._parent.log_file(path)
+
     def links(self) -> dict[str, str]:
         """Addresses of the latest pipeline's runs for a browser: of the parent as ``pipeline``, of stages by name."""
         pages = {name: run.page() for name, run in self._latest.items()}
