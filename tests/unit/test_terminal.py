@@ -109,9 +109,9 @@ def test_a_strip_is_as_large_as_fits_and_its_colours_are_those_of_the_frames() -
 
 def test_a_table_is_cut_in_a_terminal_and_whole_elsewhere() -> None:
     columns = [Column("rank", is_number=True), Column("caption", may_shrink=True), Column("time")]
-    rows = [["1", "x" * 90, "0.0..end"], ["10", "[bold]y[/bold]\x1b[31m\n", "1.0..2.0 s"]]
+    rows = [["1", "x" * 300, "0.0..end"], ["10", "[bold]y[/bold]\x1b[31m\n", "1.0..2.0 s"]]
     head, first, second = table_lines(columns, rows, Terminal())
-    assert first == f"   1  {'x' * 90}  0.0..end" and head.split() == ["rank", "caption", "time"]
+    assert first == f"   1  {'x' * 300}  0.0..end" and head.split() == ["rank", "caption", "time"]
     assert second.startswith("  10  [bold]y[/bold]\\x1b[31m\\n  ") and second.endswith("1.0..2.0 s")
     cut = table_lines(columns, rows, Terminal(40))
     assert len(cut) == 3 and all(len(line) <= 40 for line in cut) and cut[1].endswith("…  0.0..end")

@@ -71,7 +71,7 @@ def table_lines(columns: Sequence[Column], rows: Sequence[Sequence[str]], termin
     from rich.table import Table
     from rich.text import Text
 
-    cells = [[one_line(cell) for cell in row] for row in rows]
+    cells = [[escaped(cell) for cell in row] for row in rows]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column, width in zip(columns, _column_widths(columns, cells, terminal.width), strict=True):
         justify: Literal["left", "right"] = "right" if column.is_number else "left"
@@ -115,9 +115,14 @@ def filmstrip_lines(
     return lines
 
 
+def escaped(text: str) -> str:
+    """Text that changes nothing in a terminal but the place it is written to: control characters are spelt out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
 def one_line(text: str) -> str:
     """Text for one line of a terminal: control characters escaped, the middle of a long one left out."""
-    clean = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    clean = escaped(text)
     if len(clean) <= 2 * NUM_EXAMPLE_CHARACTERS:
         return clean
     return f"{clean[:NUM_EXAMPLE_CHARACTERS]} ... {clean[-NUM_EXAMPLE_CHARACTERS:]}"
