@@ -34,9 +34,10 @@ FOLDER = ROOT / "docs" / "reference"
 MADE = "<!-- Made by scripts/make_reference.py from the code; change the code, not this page. -->\n"
 # The Python surface: modules, and which of their names; () = all that __all__ names.
 PYTHON: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("The package", "vlmvid", ("load",)),
+    ("The package", "vlmvid", ("load", "results")),
     ("A loaded model", "vlmvid.serving.model", ("VideoTextModel",)),
     ("An index of videos", "vlmvid.serving.video_index", ("VideoIndex", "IndexedClip", "Moment")),
+    ("Results of an evaluation", "vlmvid.serving.evaluation_results", ("EvaluationResults",)),
     ("What a search found", "vlmvid.serving.search_results", ("SearchResults", "SearchHit")),
     ("Reading videos", "vlmvid.video.readers.reader", ("open_video", "VideoReader")),
     ("Values", "vlmvid.types", ("Clip", "Question", "FrameBatch", "MetricResult")),

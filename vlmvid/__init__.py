@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from vlmvid.serving.evaluation_results import EvaluationResults
     from vlmvid.serving.model import VideoTextModel
 
-__all__ = ["__version__", "load"]
+__all__ = ["__version__", "load", "results"]
 __version__ = "0.1.0"
 
 
@@ -27,3 +28,21 @@ def load(uri: str | Path, *, device: str = "auto", tracking_uri: str | None = No
     from vlmvid.serving.load import load as load_model
 
     return load_model(uri, device=device, tracking_uri=tracking_uri)
+
+
+def results(place: str | Path, *, tracking_uri: str | None = None) -> EvaluationResults:
+    """What an evaluation measured, with its samples; shows itself as tables, and gives data frames.
+
+    Args:
+        place: the folder of an evaluation, as ``vlmvid evaluate`` prints it, or ``models:/NAME@alias`` or
+            ``models:/NAME/VERSION`` for the evaluation that a model was registered with.
+        tracking_uri: as for `load`.
+
+    Raises:
+        ArtifactError: no evaluation lies there, or it is damaged.
+        ConfigError: a model that is not there, or that was registered without an evaluation.
+        TrackingError: the registry does not answer.
+    """
+    from vlmvid.serving.evaluation_results import load_results
+
+    return load_results(place, tracking_uri=tracking_uri)

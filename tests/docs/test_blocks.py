@@ -11,7 +11,7 @@ import yaml
 
 from tests.docs.blocks import ROOT, Block, blocks_of
 
-PAGES = [*sorted((ROOT / "docs" / "how_to").glob("*.md"))]
+PAGES = [ROOT / "docs" / "tutorial.md", *sorted((ROOT / "docs" / "how_to").glob("*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
