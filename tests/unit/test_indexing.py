@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -291,3 +294,34 @@ def _write_manifest_anew(folder: Path) -> None:
     for name, info in value["files"].items():
         info |= {"sha256": sha256_file(folder / name), "size": (folder / name).stat().st_size}
     path.write_text(json.dumps(value))
+
+
+def test_a_model_that_changes_during_a_build_is_noticed(videos: Path, model_folder: Path, tmp_path: Path) -> None:
+    request = index_request(str(videos), str(model_folder), str(tmp_path / "index"), decode_workers=0)
+    (job,) = plan_index(request)
+    with pytest.raises(ConfigError, match="is another model .* than when the build began"):
+        run_index_shard(request, job.model_copy(update={"model_digest": "0" * 24}))
+
+
+@pytest.mark.long
+def test_a_build_that_is_killed_anywhere_ends_the_same(videos: Path, model_folder: Path, tmp_path: Path) -> None:
+    for number in range(8):
+        write_clip(videos / f"more-{number}.mp4", (number * 30, 0, 9), shift=number)
+    command = [sys.executable, "-m", "vlmvid.cli", "index", str(videos), "--model", str(model_folder), "--workers", "0"]
+    build(videos, model_folder, tmp_path / "whole")
+    whole = VideoIndex.open(tmp_path / "whole")
+    kills = 0
+    for seconds in (3.0, 5.0, 6.0, 6.5, 7.0, 7.5, 8.0):
+        out = tmp_path / f"killed-{seconds}"
+        process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+        kills += process.poll() is None
+        process.kill()
+        process.wait()
+        assert counts(build(videos, model_folder, out))[0] == 12
+        index = VideoIndex.open(out)
+        assert index.clips(range(12)) == whole.clips(range(12))
+        np.testing.assert_array_equal(index.embeddings(range(12)), whole.embeddings(range(12)))
+        assert not [path for path in out.rglob("*.tmp")]
+    assert kills

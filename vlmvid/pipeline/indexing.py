@@ -76,10 +76,10 @@ class IndexRequest(Config):
 
 
 class IndexJob(Config):
-    """Clips that one task embeds."""
+    """Clips that one task embeds, with the model whose `embedding_digest` is `model_digest`."""
 
     number: int
-    count: int
+    model_digest: str
     clips: tuple[ClipToEmbed, ...]
 
     @property
@@ -141,6 +141,7 @@ def plan_index(request: IndexRequest) -> list[IndexJob]:
     if request.faiss:
         load_faiss()  # said before anything is decoded
     store, facts = open_index_store(request), model_facts(request.model)
+    store.refresh()  # a process may build more than once
     check_model(request, facts)
     store.verify_clips(STAGE)
     listed = [one for one in list_clips(request.videos, store, key_salt(request, facts)) if one.error is None]
@@ -151,13 +152,23 @@ def plan_index(request: IndexRequest) -> list[IndexJob]:
     todo = [by_id[video_id].to_embed for video_id in first_of_each(keys)]
     progress_of(request.out).begin(STAGE, len(todo), "clip")
     size = request.shard_size
-    count = -(-len(todo) // size)
-    return [IndexJob(number=i, count=count, clips=tuple(todo[i * size : (i + 1) * size])) for i in range(count)]
+    return [
+        IndexJob(number=number, model_digest=facts.digest, clips=tuple(todo[start : start + size]))
+        for number, start in enumerate(range(0, len(todo), size))
+    ]
 
 
 def run_index_shard(request: IndexRequest, job: IndexJob) -> ShardReport:
-    """Embed the clips of one shard and store what is made of them; a video that cannot be read is a ledger row."""
+    """Embed the clips of one shard and store what is made of them; a video that cannot be read is a ledger row.
+
+    Raises ConfigError when `model` names another one than when the work was planned.
+    """
     store, model = open_index_store(request), open_index_model(request)
+    if model.embedding_digest != job.model_digest:
+        raise ConfigError(
+            f"{request.model} is another model (digest {model.embedding_digest}) than when the build began (digest "
+            f"{job.model_digest}): its alias moved, or its files were replaced; build the index again"
+        )
     artifact = stored_artifact(request.videos)
     shard = _Shard(model)
     if artifact is not None:
@@ -273,20 +284,30 @@ def open_index_model(request: IndexRequest) -> VideoTextModel:
 def model_facts(uri: str) -> ModelFacts:
     """The model at `uri`, its files checked; raises ConfigError when it embeds no videos, and as `vlmvid.load`."""
     from vlmvid.serving.load import fetch_model_folder
-    from vlmvid.serving.model_folder import embedding_digest, read_decode, verify_model_folder
 
     folder = fetch_model_folder(uri)
-    manifest = verify_model_folder(folder)
-    digest = embedding_digest(manifest["files"])
-    if not digest:
+    facts = _facts(folder, sha256_file(folder / "model.json"))
+    if not facts.digest:
         raise ConfigError(
             f"the model {uri} has no alignment, so it embeds neither videos nor texts and nothing can be searched with "
             "it; register one from a recipe with an 'align' section"
         )
+    return facts
+
+
+@lru_cache(maxsize=4)
+def _facts(folder: Path, digest: str) -> ModelFacts:
+    """The model in `folder`, whose files are hashed once per process and `digest` of its manifest."""
+    from vlmvid.serving.model_folder import embedding_digest, read_decode, verify_model_folder
+
+    manifest = verify_model_folder(folder)
     stated = read_json(folder / "vision" / "vision.json")
     vision = VisionConfig(backbone=stated["name"], **stated["features"])
     return ModelFacts(
-        folder, digest, "vision" in manifest["info"].get("adapted", ()), seen_by(read_decode(folder), vision)
+        folder,
+        embedding_digest(manifest["files"]),
+        is_adapted="vision" in manifest["info"].get("adapted", ()),
+        sees=seen_by(read_decode(folder), vision),
     )
 
 
