@@ -21,13 +21,14 @@ PAGE = 200
 
 
 def plain(recipe: str, home: str, *overrides: str) -> None:
-    """The stages as functions, without Prefect and MLflow."""
-    from vlmvid.pipeline import STAGES, make_request, pipeline_run
+    """The stages and the report as functions, without Prefect and MLflow."""
+    from vlmvid.pipeline import STAGES, make_request, pipeline_report, pipeline_run
 
     request = make_request(recipe, [*overrides, "tracking.enabled=false"], home=home)
     with pipeline_run(request) as context:
         for stage in context.recipe.stages():
             STAGES[stage].run(request)
+        pipeline_report(request)
 
 
 def empty(home: str) -> None:
