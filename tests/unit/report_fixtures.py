@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from vlmvid.artifacts import KeyParts
 from vlmvid.evaluation.base import Sample, TaskResult
+from vlmvid.evaluation.report_examples import choose_examples
+from vlmvid.evaluation.report_page import Page, Strip
+from vlmvid.evaluation.report_run import Cost, Curve, Defect, RunRecord, Similarity, SplitCount, StageRecord
+from vlmvid.evaluation.report_sections import run_page
 from vlmvid.metrics import chance_result, mean_result
 
 HOSTILE = [
@@ -140,3 +148,34 @@ def answers(num: int = 30) -> TaskResult:
         rate("hallucination_false_yes_rate", [False] * num),
     ]
     return TaskResult("vlm_vqa", "VQA by a vision-language model", tuple(metrics), rows)
+
+
+def record(name: str = "run", *results: TaskResult, shift: float = 0.0) -> RunRecord:
+    """A run that knows something for every section, with hostile texts wherever one can come from outside."""
+    parts = KeyParts(stage="align", inputs={"encode": "k" * 24}, config={"lr": 0.1 + shift}, code={"m": "1"})
+    rows = [{"step": float(step), "loss": 3 / step + shift} for step in range(1, 301)]
+    rows[99]["val_r_at_1"] = 0.5
+    return RunRecord(
+        name=name,
+        source=name,
+        facts=tuple((f"fact {number}", text) for number, text in enumerate(HOSTILE)),
+        stages=(
+            StageRecord("ingest", "a" * 24, {"ok": 3}, 1.7e9),
+            StageRecord("align", parts.key, {}, 1.7e9 + 60, parts, cost=Cost(10.0, 18.5, 2e9, 300, "step")),
+        ),
+        splits=(SplitCount("train", 10, 20, 0), SplitCount("test", 5, 5, 5)),
+        results=results or (retrieval(texts=HOSTILE), answers()),
+        curves=(Curve("align", rows),),
+        similarity=Similarity(tuple(HOSTILE), np.eye(len(HOSTILE), dtype=np.float32)),
+        defects=tuple(Defect("decode", text, "failed_permanent", "no_frames", text) for text in HOSTILE),
+    )
+
+
+def page_of(one: RunRecord) -> Page:
+    """Its report with a picture for the first clip of each example, and none for the clip that was taken for it."""
+    examples = choose_examples(one.results)
+    picture = io.BytesIO()
+    Image.new("RGB", (682, 112), "teal").save(picture, "WEBP")
+    strip = Strip("v0", picture.getvalue(), HOSTILE[1], 682, 112, (0.0, 0.5))
+    strips = {(e.result.file_stem, name): replace(strip, title=name) for e in examples for name in e.shown[:1]}
+    return run_page(one, examples, strips)

@@ -4,50 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from tests.unit.report_fixtures import HOSTILE, Seen, answers, retrieval
-from vlmvid.artifacts import KeyParts
+from tests.unit.report_fixtures import HOSTILE, Seen, answers, page_of, record, retrieval
 from vlmvid.evaluation.base import TaskResult
 from vlmvid.evaluation.report_compare import comparison_page, differences_of
 from vlmvid.evaluation.report_examples import choose_examples
 from vlmvid.evaluation.report_html import html_page
 from vlmvid.evaluation.report_markdown import markdown_page
 from vlmvid.evaluation.report_metrics import against_baselines, compared, families, headline, label_of, metrics_table
-from vlmvid.evaluation.report_page import Page, Paragraph, Printed, Section, Span, Strip
-from vlmvid.evaluation.report_run import Cost, Curve, Defect, RunRecord, Similarity, SplitCount, StageRecord
+from vlmvid.evaluation.report_page import Page, Paragraph, Printed, Section, Span
+from vlmvid.evaluation.report_run import Cost, RunRecord, StageRecord
 from vlmvid.evaluation.report_sections import cost_cells, run_page, seconds_text
 from vlmvid.types import MetricResult
 
 HOUR = 3600.0
-
-
-def record(name: str = "run", *results: TaskResult, shift: float = 0.0) -> RunRecord:
-    parts = KeyParts(stage="align", inputs={"encode": "k" * 24}, config={"lr": 0.1 + shift}, code={"m": "1"})
-    rows = [{"step": float(step), "loss": 3 / step + shift} for step in range(1, 301)]
-    rows[99]["val_r_at_1"] = 0.5
-    return RunRecord(
-        name=name,
-        source=name,
-        facts=tuple((f"fact {number}", text) for number, text in enumerate(HOSTILE)),
-        stages=(
-            StageRecord("ingest", "a" * 24, {"ok": 3}, 1.7e9),
-            StageRecord("align", parts.key, {}, 1.7e9 + 60, parts, cost=Cost(10.0, 18.5, 2e9, 300, "step")),
-        ),
-        splits=(SplitCount("train", 10, 20, 0), SplitCount("test", 5, 5, 5)),
-        results=results or (retrieval(texts=HOSTILE), answers()),
-        curves=(Curve("align", rows),),
-        similarity=Similarity(tuple(HOSTILE), np.eye(len(HOSTILE), dtype=np.float32)),
-        defects=tuple(Defect("decode", text, "failed_permanent", "no_frames", text) for text in HOSTILE),
-    )
-
-
-def page_of(one: RunRecord) -> Page:
-    examples = choose_examples(one.results)
-    strip = Strip("v0", b"RIFF0000WEBP", HOSTILE[1], 700, 112, (0.0, 0.5))
-    strips = {(e.result.file_stem, name): replace(strip, title=name) for e in examples for name in e.shown[:1]}
-    return run_page(one, examples, strips)
 
 
 def test_a_hostile_text_stays_a_text() -> None:

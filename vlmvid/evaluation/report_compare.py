@@ -168,7 +168,7 @@ def _differences(found: Sequence[Difference], first: str) -> list[Block]:
         )
         for one in found
     )
-    numeric = ("difference", "95 % interval", "p", "McNemar p", "better / worse on")
+    numeric = ("difference", "95 % interval", "p", "McNemar p", "higher / lower on")
     columns = ("run", "task", "metric", *numeric, "verdict", "compared")
     blocks: list[Block] = [Table(f"Differences from {first}", columns, rows, frozenset(numeric))]
     bars = [
