@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[1]
 FIGURES = ROOT / "docs" / "figures"
 RECIPE = ROOT / "configs" / "pipelines" / "stamps.yaml"
 SIDES = (640, 400)
-FPS, SECONDS_A_PICTURE, PICTURES = 12, 2, 4
+FPS, SECONDS_A_PICTURE, PICTURES = 12, 2, 3
 GROUNDS = {"sky": (206, 226, 240), "sand": (240, 231, 210), "mint": (212, 236, 222), "rose": (243, 220, 220)}
 QUERY = "a bird with colourful feathers"
 COLOURS_OF_A_PICTURE = 200
@@ -73,7 +73,7 @@ def stamps_of(root: Path) -> list[tuple[Path, Clip]]:
 
 
 def write_slideshows(folder: Path, stamps: list[tuple[Path, Clip]]) -> Path:
-    """Four pictures of one category after another, as many times as there are; the manifest of all."""
+    """Three pictures of one category after another, as many times as there are; the manifest of all."""
     by_category: dict[str, list[tuple[Path, Clip]]] = defaultdict(list)
     for path, clip in stamps:
         by_category[str(clip.attributes["category"])].append((path, clip))

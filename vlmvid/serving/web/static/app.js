@@ -24,6 +24,7 @@ let showFilters;
 let state = parse(location.search);
 let shownView = null;
 let shownHits = [];
+let hasShown = false;
 let loading = new AbortController();
 
 start();
@@ -76,7 +77,9 @@ async function show({ plays = false, scroll = null } = {}) {
     const isDone = await showView(view);
     if (!isDone) return;
     scrollTo(0, scroll ?? 0);
-    keepFocus();
+    // The first view leaves the focus where a load puts it.
+    if (hasShown) keepFocus();
+    hasShown = true;
   }
   await showClip(plays);
 }
@@ -90,6 +93,7 @@ async function showView(view) {
   showFilters(state.where);
   byId("filters").hidden = Boolean(state.upload) || Object.keys(info.facets).length === 0;
   document.title = state.q ? `${state.q} – vlmvid` : "vlmvid";
+  results.setAttribute("aria-busy", "true");
   const timer = setTimeout(() => {
     busy(true);
     if (!state.upload) results.replaceChildren(skeletons(8));
@@ -159,14 +163,13 @@ async function similarNodes(view, signal) {
   document.title = `Like ${nameOf(like)} – vlmvid`;
   const source = el(
     "a",
-    { class: "source", href: href({ ...state, clip: like.row, at: null }), "data-nav": true },
+    { class: "source", href: href({ ...state, clip: like.row, at: null }), "data-nav": true, "aria-label": `Open “${nameOf(like)}”` },
     picture(like, null),
-    el("span", {}, el("span", { class: "sub", text: "Clips like" }), el("span", { class: "title", text: nameOf(like) })),
   );
-  return [source, ...hitNodes(answer.hits, `Clips like “${nameOf(like)}”`, clips(answer.hits.length))];
+  return hitNodes(answer.hits, `Clips like “${nameOf(like)}”`, clips(answer.hits.length), source);
 }
 
-function hitNodes(hits, title, facts) {
+function hitNodes(hits, title, facts, source = null) {
   shownHits = hits;
   const chosen = state.where.map((filter) =>
     el(
@@ -178,9 +181,9 @@ function hitNodes(hits, title, facts) {
   );
   const head = el(
     "div",
-    { class: "heading" },
-    el("h1", { tabindex: "-1", text: title }),
-    el("p", { class: "sub", text: facts }),
+    { class: source ? "heading with-source" : "heading" },
+    source,
+    el("div", {}, el("h1", { tabindex: "-1", text: title }), el("p", { class: "sub", text: facts })),
     chosen.length > 0 && el("div", { class: "chips" }, chosen),
   );
   say(hits.length ? `${clips(hits.length)}. ${title}` : `No clips. ${title}`);

@@ -2,7 +2,7 @@
 
 import { clock, el, icon, nameOf, score, unseen } from "./dom.js";
 import { scaleOf, sparkline } from "./sparkline.js";
-import { href } from "./state.js";
+import { FIRST_CLIPS, href } from "./state.js";
 
 const RETRY_MILLISECONDS = 3000;
 const FILM_STRIP = "M2.5 4h15v12h-15zM6 4v12M14 4v12M2.5 8H6M2.5 12H6M14 8h3.5M14 12h3.5";
@@ -76,7 +76,7 @@ function card(hit, state, scale, isRanked) {
     moment && sparkline(clip, moment, scale),
     el("h2", { class: "title", text: name }),
   );
-  const similar = { q: null, like: clip.row, upload: null, where: state.where, k: state.k, clip: null, at: null };
+  const similar = { q: null, like: clip.row, upload: null, where: state.where, k: FIRST_CLIPS, clip: null, at: null };
   const meta = el(
     "div",
     { class: "meta" },

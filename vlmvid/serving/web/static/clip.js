@@ -4,7 +4,7 @@ import { getJson } from "./api.js";
 import { needsTenths, picture } from "./cards.js";
 import { clock, el, icon, nameOf } from "./dom.js";
 import { timeline, video } from "./player.js";
-import { href } from "./state.js";
+import { FIRST_CLIPS, href } from "./state.js";
 import { talk } from "./talk.js";
 
 const CROSS = "M4.5 4.5l11 11M15.5 4.5l-11 11";
@@ -93,7 +93,7 @@ export class ClipDialog {
   }
 
   #facts(clip, state) {
-    const similar = { q: null, like: clip.row, upload: null, where: state.where, k: state.k, clip: null, at: null };
+    const similar = { q: null, like: clip.row, upload: null, where: state.where, k: FIRST_CLIPS, clip: null, at: null };
     const tenths = needsTenths(clip);
     const range = clip.end_seconds === null ? (clip.start_seconds ? `from ${clock(clip.start_seconds, tenths)}` : "the whole file") : `${clock(clip.start_seconds, tenths)} to ${clock(clip.end_seconds, tenths)}`;
     const facts = [["Video", clip.video_id], ["Part", range], ...Object.entries(clip.attributes)];
@@ -114,7 +114,7 @@ export class ClipDialog {
 
   #talk(row) {
     // What was asked stays while the page does.
-    if (!this.#talks.has(row)) this.#talks.set(row, talk(`api/clips/${row}`, this.#info.limits.query_characters, { canDescribe: true }));
+    if (!this.#talks.has(row)) this.#talks.set(row, talk(`api/clips/${row}`, { canDescribe: true }));
     return this.#talks.get(row);
   }
 }

@@ -6,9 +6,9 @@ import { el } from "./dom.js";
 const QUESTION = "Ask about this video";
 
 /** A form for questions to `address`/ask, and what was asked; with `canDescribe` also a button for a caption. */
-export function talk(address, mostCharacters, { canDescribe }) {
-  const log = el("ol", { class: "talk-log", role: "log", "aria-live": "polite", "aria-label": "Questions and answers" });
-  const input = el("input", { type: "text", name: "question", "aria-label": QUESTION, placeholder: QUESTION, autocomplete: "off", maxlength: mostCharacters });
+export function talk(address, { canDescribe }) {
+  const log = el("div", { class: "talk-log", role: "log", "aria-live": "polite", "aria-label": "Questions and answers" });
+  const input = el("input", { type: "text", name: "question", "aria-label": QUESTION, placeholder: QUESTION, autocomplete: "off" });
   const ask = el("button", { type: "submit", class: "primary", text: "Ask" });
   const form = el("form", { class: "talk-form" }, input, ask);
   let isWaiting = false;
@@ -17,7 +17,7 @@ export function talk(address, mostCharacters, { canDescribe }) {
     if (isWaiting) return false;
     isWaiting = true;
     const answer = el("p", { class: "answer waiting", text: "The model looks at the video…" });
-    log.append(el("li", {}, el("p", { class: "question", text: question }), answer));
+    log.append(el("div", {}, el("p", { class: "question", text: question }), answer));
     answer.scrollIntoView({ block: "nearest" });
     try {
       const words = await send({ onWait: (seconds) => { answer.textContent = `The model is busy; asking again in ${seconds} s…`; } });

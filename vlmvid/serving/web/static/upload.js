@@ -102,7 +102,7 @@ export function uploadView(answer, state, info, onRemove) {
         el("h1", { tabindex: "-1", text: answer.caption || answer.name }),
         el("p", { class: "sub", text: answer.caption ? `${answer.name}, ${clock(answer.seconds, true)}` : clock(answer.seconds, true) }),
         answer.tags.length > 0 && tags(answer.tags, state),
-        info.model.speaks && talk(`api/uploads/${answer.upload}`, info.limits.query_characters, { canDescribe: false }),
+        info.model.speaks && talk(`api/uploads/${answer.upload}`, { canDescribe: false }),
         el("div", { class: "actions" }, drop),
         el("p", { class: "fine", text: "Your video is kept on the server for a short time, and only this tab knows its address." }),
       ),
