@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +36,8 @@ RECIPE = ROOT / "configs" / "pipelines" / "stamps.yaml"
 SIDES = (640, 400)
 FPS, SECONDS_A_PICTURE, PICTURES = 12, 2, 3
 GROUNDS = {"sky": (206, 226, 240), "sand": (240, 231, 210), "mint": (212, 236, 222), "rose": (243, 220, 220)}
-QUERY = "a bird with colourful feathers"
-COLOURS_OF_A_PICTURE = 200
+QUERY, THEME = "a bird with colourful feathers", "animals"
+NUM_COLOURS, ROUNDS = 256, 8
 
 
 def main() -> None:
@@ -149,12 +150,17 @@ def photograph(browser: Browser, url: str, query: str, out: Path) -> None:
         page.get_by_role("searchbox").fill(query)
         page.keyboard.press("Enter")
         page.locator("ol.cards .score").first.wait_for()
+        page.get_by_role("checkbox", name=THEME).check()
+        page.get_by_role("button", name=f"Remove the filter theme:{THEME}").wait_for()
         page.locator("h1").first.click()
         if scheme == "dark":
             page.locator(".card-open").first.click()
             while not page.evaluate("document.querySelector('dialog video')?.currentTime > 0"):
                 page.wait_for_timeout(100)
-            page.evaluate("document.querySelector('dialog video').pause()")
+            moment = float(parse_qs(urlsplit(page.url).query)["at"][0])
+            page.evaluate(
+                "at => Object.assign(document.querySelector('dialog video'), { currentTime: at }).pause()", moment
+            )
         page.wait_for_load_state("networkidle")
         save(page.screenshot(), out / f"{name}.png")
         page.close()
@@ -164,7 +170,7 @@ def save(data: bytes, path: Path) -> None:
     """A PNG of few colours: a third of the size."""
     path.write_bytes(data)
     with Image.open(path) as picture:
-        picture.convert("RGB").quantize(COLOURS_OF_A_PICTURE).save(path, optimize=True)
+        picture.convert("RGB").quantize(NUM_COLOURS, kmeans=ROUNDS).save(path, optimize=True)
 
 
 if __name__ == "__main__":

@@ -95,6 +95,7 @@ def test_a_clip_plays_from_its_moment(browser: Browser, site: Site) -> None:
         with page.expect_response(re.compile("/video$")) as answer:
             page.locator(".card-open").nth(place).click()
         assert answer.value.status == 206
+        expect(page).to_have_url(re.compile(rf"&at={int(start)}\.\d{{1,3}}$"))
         until(page, f"{VIDEO}?.currentTime >= {start - 0.01}")
         assert page.evaluate(f"{VIDEO}.currentTime") <= start + 2.5
         until(page, f"{VIDEO}.currentTime > {start + 0.2} || {VIDEO}.ended")

@@ -39,7 +39,7 @@ export function fillFilters(panel, facets, onChange) {
 }
 
 function group(name, values) {
-  const sorted = Object.entries(values).sort((a, b) => b[1] - a[1] || a[0].localeCompare(b[0]));
+  const sorted = Object.entries(values).sort((a, b) => b[1] - a[1] || a[0].localeCompare(b[0], "en", { numeric: true }));
   const rows = sorted.map(([value, number], i) =>
     el(
       "li",

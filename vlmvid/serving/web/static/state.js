@@ -28,7 +28,8 @@ export function href(state) {
   for (const filter of state.where) parameters.append("where", filter);
   if (state.k !== FIRST_CLIPS) parameters.set("k", state.k);
   if (state.clip !== null) parameters.set("clip", state.clip);
-  if (state.clip !== null && state.at !== null) parameters.set("at", state.at);
+  // Up, so that a frame that starts then is on screen.
+  if (state.clip !== null && state.at !== null) parameters.set("at", Math.ceil(state.at * 1000) / 1000);
   return `?${parameters}`;
 }
 
@@ -47,5 +48,5 @@ function whole(text) {
 }
 
 function seconds(text) {
-  return text !== null && /^\d{1,9}(\.\d{1,6})?$/.test(text) ? Number(text) : null;
+  return text !== null && /^\d{1,9}(\.\d{1,3})?$/.test(text) ? Number(text) : null;
 }

@@ -41,7 +41,7 @@ export function talk(address, { canDescribe }) {
     input.value = "";
     say(question, async (options) => (await postJson(`${address}/ask`, { question }, options)).answer);
   });
-  const describe = el("button", { type: "button", class: "quiet", text: "Describe it" });
+  const describe = el("button", { type: "button", text: "Describe it" });
   describe.addEventListener("click", () =>
     say("What does it show?", async (options) => (await postJson(`${address}/caption`, null, options)).caption),
   );
