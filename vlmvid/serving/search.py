@@ -243,7 +243,8 @@ class _Products:
     def margin(self, rows: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """How far these scores may be from the true ones, in whatever order they are summed: (Q,)."""
         longest = _longest(rows) if self._max_norm is None else self._max_norm
-        return 1.01 * (rows.shape[1] + 4) * _UNIT_ROUNDOFF * self._norms * longest
+        found: NDArray[np.float64] = 1.01 * (rows.shape[1] + 4) * _UNIT_ROUNDOFF * self._norms * longest
+        return found
 
 
 class _HalfProducts(_Products):
@@ -283,7 +284,8 @@ class _OneHalfProduct(_HalfProducts):
         self.block = _ROWS_OF_ONE_QUERY
         self._given = self._given[0].half()
         rounded = queries[0] - self._given.numpy().astype(np.float64)
-        self._more = float(np.linalg.norm(rounded)) * max_norm + 1.01 * _HALF_ROUNDOFF * (self._norms[0] * max_norm + 1)
+        largest = self._norms[0] * max_norm
+        self._more = float(np.linalg.norm(rounded)) * max_norm + 1.01 * _HALF_ROUNDOFF * largest + _UNIT_ROUNDOFF
 
     def scores(self, rows: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
         """Of rows (n, D): (1, n)."""
@@ -292,7 +294,8 @@ class _OneHalfProduct(_HalfProducts):
 
     def margin(self, rows: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """See `_Products`."""
-        return super().margin(rows) + self._more
+        found: NDArray[np.float64] = super().margin(rows) + self._more
+        return found
 
 
 def _products(
