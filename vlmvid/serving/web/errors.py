@@ -80,7 +80,9 @@ def missing_video(video_id: str) -> WebError:
 
 
 def upload_error(error: DecodeError, path: str) -> WebError:
-    """Why an upload is not taken."""
+    """Why an upload is not taken, or not shown any more."""
+    if error.reason_code == "missing_file":
+        return unknown_upload()
     if error.transient:
         return _storage(error, path, "the upload")
     code = _code(error)
@@ -88,6 +90,11 @@ def upload_error(error: DecodeError, path: str) -> WebError:
     if code == "no_video":
         message = f"this is no video that can be read: {message}"
     return WebError(415 if code == "no_video" else 422, code, message)
+
+
+def unknown_upload() -> WebError:
+    """There is no such upload."""
+    return WebError(404, "unknown_upload", "there is no such upload, or its time is over; upload the video again")
 
 
 def _code(error: DecodeError) -> str:

@@ -67,7 +67,7 @@ UNREADABLE = "The video cannot be read."
 NO_WORDS = "The model gives no words, or the video cannot be read."
 NO_JSON = "The body cannot be read."
 TOO_LARGE = "The body is too large."
-BUSY = "Too many requests wait."
+BUSY = "Too many requests wait, or the storage fails for the moment."
 BAD = "A parameter is out of range; the message says which."
 OF_A_CLIP = ("get_clip", "similar_clips", "clip_thumbnail", "clip_video", "caption_clip", "ask_clip")
 JPEG_RESPONSE: Responses = {200: {"description": "A JPEG.", "content": {"image/jpeg": {}}}}
@@ -147,7 +147,7 @@ def _add_files(router: APIRouter, service: Service) -> None:
         summary="The video that a clip is of",
         description="The whole file; the clip is its part from `start_seconds` to `end_seconds`.",
         response_class=VideoResponse,
-        responses={**VIDEO_RESPONSES, **errors(s404=NO_CLIP, s409=UNREADABLE, s422=BAD)},
+        responses={**VIDEO_RESPONSES, **errors(s404=NO_CLIP, s409=UNREADABLE, s422=BAD, s503=BUSY)},
     )
     async def clip_video(row: Row) -> VideoResponse:
         found = await service.present_clip(row)

@@ -107,10 +107,14 @@ def _add_files(router: APIRouter, service: Service) -> None:
         "/{upload}/video",
         summary="An upload",
         response_class=VideoResponse,
-        responses={**VIDEO_RESPONSES, **errors(s404=GONE, s422=BAD)},
+        responses={**VIDEO_RESPONSES, **errors(s404=GONE, s422=BAD, s503=BUSY)},
     )
     async def upload_video(upload: Name) -> VideoResponse:
-        return await video_response(service.uploads.get(upload).path)
+        found = service.uploads.get(upload)
+        try:
+            return await video_response(found.path)
+        except DecodeError as error:  # its time may be over since
+            raise upload_error(error, found.path) from error
 
     @router.delete("/{upload}", summary="Remove an upload", status_code=204, responses=errors(s404=GONE, s422=BAD))
     async def remove_upload(upload: Name) -> None:

@@ -19,7 +19,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from vlmvid.artifacts.files import scratch_folder
-from vlmvid.serving.web.errors import WebError, busy, shown
+from vlmvid.serving.web.errors import WebError, busy, shown, unknown_upload
 from vlmvid.serving.web.options import ServeOptions
 
 FIELD = "file"
@@ -105,9 +105,7 @@ class Uploads:
         """A kept upload; raises WebError for any other name."""
         upload = self._kept.get(name)
         if upload is None:
-            raise WebError(
-                404, "unknown_upload", "there is no such upload, or its time is over; upload the video again"
-            )
+            raise unknown_upload()
         upload.used = time.monotonic()
         self._kept.move_to_end(name)
         return upload
