@@ -3,7 +3,7 @@
 python -m benchmarks.serve --out benchmarks/serve.json [--only search]
 
 A part is a program of its own, which says what it measures and takes more options: `benchmarks.serve_search`,
-`benchmarks.serve_load`. Exit code 1 when a figure was missed.
+`benchmarks.serve_load`, `benchmarks.serve_report`. Exit code 1 when a figure was missed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.documents import finish
 
-PARTS = ("search", "load")
+PARTS = ("search", "load", "report")
 
 
 def run_part(part: str) -> dict[str, Any]:
