@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Route, expect
 
 from tests.browser.chromium import open_page, settle, until
 from tests.browser.site import FILM_SECONDS, HOSTILE, HOSTILE_FILE, MISSING, NUM_CLIPS, PART, Site, write_film
-from tests.tiny import COLOURS
 from tests.unit.web_fixtures import running
 from vlmvid.serving.video_index import VideoIndex
 
@@ -49,9 +51,10 @@ def test_a_search_shows_what_the_api_ranks_with_the_moment_of_each(browser: Brow
         bars = cards.nth(0).locator(".bar")
         expect(bars).to_have_count(len(hits[0]["moment"]["steps"]))
         expect(cards.nth(0).locator(".bar.best")).to_have_count(1)
-        picture = next(hit for hit in hits if not hit["clip"]["missing"])
-        source = cards.nth(hits.index(picture)).locator("img").get_attribute("src")
-        assert source == f"{picture['clip']['thumbnail']}?seconds={picture['moment']['seconds']:g}" or source
+        place, hit = next((i, hit) for i, hit in enumerate(hits) if not hit["clip"]["missing"])
+        source = cards.nth(place).locator("img").get_attribute("src") or ""
+        address, _, seconds = source.partition("?seconds=")
+        assert (address, float(seconds)) == (hit["clip"]["thumbnail"], hit["moment"]["seconds"])
         expect(page.locator("#status")).to_have_text(re.compile("^24 clips"))
         expect(page).to_have_title("a red box – vlmvid")
 
@@ -210,6 +213,40 @@ def test_an_upload_may_be_dropped_on_the_page(browser: Browser, site: Site, tmp_
         expect(page.locator(".upload")).to_be_visible()
 
 
+def test_an_upload_is_given_up_by_hand_or_by_a_search(browser: Browser, site: Site, tmp_path: Path) -> None:
+    film = write_film(tmp_path / "film.mp4", 1)
+    held: list[Route] = []
+    with open_page(browser, failures=REFUSED) as page:
+        goto(page, site)
+        page.route("**/api/uploads", lambda route: held.append(route))
+        page.set_input_files("#file", film)
+        expect(page.get_by_role("heading", name="film.mp4")).to_be_visible()
+        page.get_by_role("button", name="Cancel").click()
+        expect(page.get_by_role("heading", name="Find the moment")).to_be_visible()
+        page.set_input_files("#file", film)
+        expect(page.get_by_role("heading", name="film.mp4")).to_be_visible()
+        page.get_by_role("searchbox").fill("red")
+        page.keyboard.press("Enter")
+        expect(page.locator("ol.cards .score").first).to_be_visible()
+        assert len(held) == 2
+        page.wait_for_timeout(300)
+        expect(page.locator("ol.cards .score").first).to_be_visible()
+
+
+def test_a_video_that_the_browser_cannot_play_is_told(browser: Browser, site: Site, tmp_path: Path) -> None:
+    with av.open(tmp_path / "old.avi", "w") as container:
+        stream = container.add_stream("mpeg4", rate=6, width=64, height=48)
+        for shade in range(12):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 20 * shade, np.uint8))
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    with open_page(browser, failures=REFUSED) as page:
+        goto(page, site)
+        page.set_input_files("#file", tmp_path / "old.avi")
+        expect(page.locator("ol.cards > li").first).to_be_visible()
+        expect(page.get_by_role("alert").filter(has_text="cannot play the video")).to_be_visible()
+
+
 def test_what_cannot_be_uploaded_is_told(browser: Browser, site: Site) -> None:
     with open_page(browser, failures=REFUSED) as page:
         goto(page, site)
@@ -300,15 +337,15 @@ def test_a_server_that_is_gone_and_one_that_is_busy(browser: Browser) -> None:
         expect(page.get_by_role("button", name="Try again")).to_be_visible()
 
 
-def busy_once() -> object:
+def busy_once() -> Callable[[Route], None]:
     answers = iter([True])
     body = '{"error": {"code": "busy", "message": "too many wait"}}'
 
-    def answer(route: object) -> None:
+    def answer(route: Route) -> None:
         if next(answers, False):
-            route.fulfill(status=503, headers={"Retry-After": "1"}, body=body)  # type: ignore[attr-defined]
+            route.fulfill(status=503, headers={"Retry-After": "1"}, body=body)
         else:
-            route.continue_()  # type: ignore[attr-defined]
+            route.continue_()
 
     return answer
 
@@ -369,7 +406,3 @@ def test_everything_is_reached_with_the_keys_alone(browser: Browser, site: Site)
         expect(cards.nth(0)).to_be_focused()
         page.keyboard.press("ArrowUp")
         expect(page.get_by_role("searchbox")).to_be_focused()
-
-
-def test_the_colours_of_the_site_are_known() -> None:
-    assert len(COLOURS) == 4  # `write_film` shows each for a second

@@ -26,6 +26,7 @@ let shownView = null;
 let shownHits = [];
 let hasShown = false;
 let loading = new AbortController();
+let sending = null;
 
 start();
 
@@ -52,6 +53,7 @@ async function start() {
 
 /** Go to a state: a new entry of the history, so that "back" leads here again. */
 function go(next, { isReplaced = false, plays = false } = {}) {
+  if (href(next) === href(state) && viewOf(next) === shownView) return null;
   rememberScroll();
   const opens = next.clip !== null && viewOf(next) === shownView;
   if (isReplaced) history.replaceState({ ...history.state }, "", href(next));
@@ -87,6 +89,8 @@ async function show({ plays = false, scroll = null } = {}) {
 /** Show what `state` says; false when something else was asked for meanwhile. */
 async function showView(view) {
   loading.abort();
+  sending?.abort();
+  sending = null;
   const mine = (loading = new AbortController());
   input.value = state.q ?? "";
   hint("");
@@ -293,8 +297,7 @@ function search() {
 
 function hint(text) {
   byId("query-hint").textContent = text;
-  input.toggleAttribute("aria-invalid", Boolean(text));
-  if (text) input.setAttribute("aria-invalid", "true");
+  input.setAttribute("aria-invalid", String(Boolean(text)));
 }
 
 /** A plain click on a link of the page changes the address without a load; others are the browser's. */
@@ -330,16 +333,21 @@ function listenToDrops() {
 async function bring(file) {
   if (!info) return;
   loading.abort();
+  sending?.abort();
+  const mine = (sending = new AbortController());
   busy(false);
   dialog.hide();
   shownView = null;
   byId("filters").hidden = true;
   scrollTo(0, 0);
   try {
-    const answer = await send(file, info.limits, results);
+    const answer = await send(file, info.limits, results, mine);
+    // When something else is shown by now, this one has been given up.
+    if (sending !== mine) return;
     if (answer === null) await show();
     else await go({ ...state, q: null, like: null, upload: answer.upload, clip: null, at: null });
   } catch (error) {
+    if (sending !== mine) return;
     fail(error, null, [chooseButton("Choose another video")]);
   }
 }

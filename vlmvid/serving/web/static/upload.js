@@ -36,12 +36,11 @@ export async function isThere(answer) {
   }
 }
 
-/** Send `file` while `results` shows how far it is; the answer, or null when it was given up. Raises Failure. */
-export async function send(file, limits, results) {
+/** Send `file` while `results` shows how far it is; the answer, or null when `given` was given up. Raises Failure. */
+export async function send(file, limits, results, given) {
   if (file.size > limits.upload_bytes) {
     throw new Failure("too_large", `${file.name} has ${size(file.size)}; at most ${size(limits.upload_bytes)} are taken. Send a shorter piece or a smaller copy.`);
   }
-  const given = new AbortController();
   const bar = el("progress", { max: 1, value: 0, "aria-label": "Sent" });
   const words = el("p", { text: `Sending ${size(file.size)}…` });
   const cancel = el("button", { type: "button", text: "Cancel", on: { click: () => given.abort() } });
