@@ -45,10 +45,10 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @contextmanager
-def terminal(encoding: str = "utf-8") -> Iterator[tuple[TextIO, int]]:
+def terminal(encoding: str = "utf-8", size: tuple[int, int] = (24, 90)) -> Iterator[tuple[TextIO, int]]:
     """A real terminal's two ends: a stream that is one, and the descriptor from which is read what it shows."""
     shown, end = pty.openpty()
-    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 90, 0, 0))
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", *size, 0, 0))
     with open(end, "w", encoding=encoding, closefd=True) as stream:
         yield stream, shown
     os.close(shown)
@@ -177,8 +177,9 @@ def test_the_command_inspect_shows_pictures_in_a_terminal_alone(
         assert HALF_BLOCK in read_all(stream, shown)
 
 
+@pytest.mark.parametrize("size", [(24, 90), (0, 0)])
 def test_bars_look_alike_and_are_silent_elsewhere(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def work() -> None:
         progress = StageProgress()
@@ -189,7 +190,7 @@ def test_bars_look_alike_and_are_silent_elsewhere(
 
     work()
     assert capsys.readouterr() == ("", "")
-    with terminal() as (stream, shown):
+    with terminal(size=size) as (stream, shown):
         monkeypatch.setattr(sys, "stderr", stream)
         work()
         monkeypatch.undo()

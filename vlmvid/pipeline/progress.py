@@ -6,6 +6,7 @@ Others may watch the numbers of the bar.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from threading import Lock
@@ -57,9 +58,9 @@ class StageProgress:
                     unit=f" {unit}",
                     file=sys.stderr,
                     disable=None,
-                    dynamic_ncols=True,
+                    **_size(),
                     bar_format=f"{{desc}} {{percentage:3.0f}} % |{{bar}}| {{n_fmt}}/{{total_fmt}} {unit}s "
-                    "[{elapsed}<{remaining}, {rate_fmt}{postfix}]",
+                    "[{elapsed}<{remaining}, {rate_noinv_fmt}{postfix}]",
                 )
                 self._work[stage] = total - done, unit
                 self._tell(stage, done, total)
@@ -94,3 +95,12 @@ class StageProgress:
         self._counts[stage] = (done, total)
         if self.watcher is not None:
             self.watcher(stage, done, total)
+
+
+def _size() -> dict[str, Any]:
+    """How large bars may be: as the terminal is, also when it is resized; a usual size where it does not say."""
+    try:
+        columns, rows = os.get_terminal_size(sys.stderr.fileno())
+    except (OSError, ValueError):
+        columns = rows = 0
+    return {"dynamic_ncols": True} if columns and rows else {"ncols": 80, "nrows": 24}
