@@ -1,4 +1,4 @@
-"""All that issue 9 asks of search, page and report in figures: the parts one after another, into one document.
+"""Search, page and report in figures: the parts one after another, into one document.
 
 python -m benchmarks.serve --out benchmarks/serve.json [--only search]
 

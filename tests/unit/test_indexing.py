@@ -240,6 +240,11 @@ class TestRefused:
             build(videos, model_folder, videos)
         with pytest.raises(ConfigError, match="is a file"):
             build(videos, model_folder, videos / "red.mp4")
+        store = videos / "store"  # which has folders of the same names
+        for name in ("clips", "ledger", "digests", "stages"):
+            (store / name).mkdir(parents=True)
+        with pytest.raises(ConfigError, match="holds something else, e.g. 'stages'"):
+            build(videos, model_folder, store)
 
 
 def test_a_damaged_index_is_mended_by_a_build(

@@ -117,8 +117,9 @@ def index_request(videos: str, model: str, out: str, **options: Any) -> IndexReq
     if folder.exists() and not folder.is_dir():
         raise ConfigError(f"--out {folder} is a file; name a folder for the index")
     found = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
-    if found and not found & _OURS:
-        raise ConfigError(f"--out {folder} holds something else, e.g. {min(found)!r}; name a new or empty folder")
+    strange = found - _OURS
+    if strange and "index.json" not in found:
+        raise ConfigError(f"--out {folder} holds something else, e.g. {min(strange)!r}; name a new or empty folder")
     if "://" not in videos:
         videos = str(Path(videos).expanduser().absolute())
     local = Path(model).expanduser()

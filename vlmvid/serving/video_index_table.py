@@ -38,7 +38,9 @@ from vlmvid.serving.video_index_files import (
 
 MAX_FACETS = 50
 MAX_FACET_VALUES = 100  # an attribute of more is shown with each clip, and is nothing to choose from
+MAX_VALUE_CHARACTERS = 200  # of a facet
 MAX_TAGS = 2000
+MAX_TAG_CHARACTERS = 500
 
 
 @dataclass(frozen=True)
@@ -160,6 +162,7 @@ class _Seen:
     count: int = 0
     _values: dict[str, dict[str, int]] = field(default_factory=dict)  # attribute -> value -> code
     _codes: dict[str, NDArray[np.int16]] = field(default_factory=dict)
+    _refused: set[str] = field(default_factory=set)
     _texts: Counter[str] = field(default_factory=Counter)
 
     def watch(self, rows: Iterable[TableRow]) -> Iterator[TableRow]:
@@ -172,7 +175,11 @@ class _Seen:
 
     def facets(self) -> dict[str, tuple[dict[str, int], NDArray[np.int16]]]:
         """Counts by value, and codes (N,), of each attribute that has few values; names, values and so codes sorted."""
-        few = [name for name, values in sorted(self._values.items()) if 0 < len(values) <= MAX_FACET_VALUES]
+        few = [
+            name
+            for name, values in sorted(self._values.items())
+            if 0 < len(values) <= MAX_FACET_VALUES and name not in self._refused
+        ]
         found = {}
         for name in few[:MAX_FACETS]:
             values = sorted(self._values[name])
@@ -192,7 +199,7 @@ class _Seen:
         return list(dict.fromkeys([*values, *captions]))[:MAX_TAGS]
 
     def _look_at(self, row: TableRow) -> None:
-        self._texts.update(text for text in set(row.captions) if text.strip())
+        self._texts.update(text for text in set(row.captions) if text.strip() and len(text) <= MAX_TAG_CHARACTERS)
         for name, value in row.attributes.items():
             known = self._values.get(name)
             if known is None:
@@ -200,6 +207,8 @@ class _Seen:
                     continue
                 known = self._values[name] = {}
                 self._codes[name] = np.full(self.num_rows, -1, np.int16)
-            if len(known) > MAX_FACET_VALUES:
+            if len(value) > MAX_VALUE_CHARACTERS:
+                self._refused.add(name)
+            if name in self._refused or len(known) > MAX_FACET_VALUES:
                 continue
             self._codes[name][self.count] = known.setdefault(value, len(known))
