@@ -173,6 +173,7 @@ def _console(terminal: Terminal) -> Console:
 
     return Console(
         force_terminal=terminal.has_colours,
+        force_jupyter=False,  # which would show an empty picture for every text made in a notebook
         color_system="standard" if terminal.has_colours else None,
         no_color=not terminal.has_colours,
         width=terminal.width or _UNCUT_WIDTH,
