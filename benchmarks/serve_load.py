@@ -52,6 +52,7 @@ from vlmvid.video.writer import write_mp4
 ROOT = Path(__file__).parents[1]
 EMBED_DIM, NUM_STEPS, CLIPS_PER_SHARD, NUM_VIDEOS = 512, 4, 1000, 100
 MANY, ROUNDS = 50, 5
+NUM_STRETCHES, T_95 = 6, 2.015  # of the soak; Student's t of 5 degrees of freedom, one side, 95 %
 MAX_RATIO = 3.0  # of p95 to the median
 
 
@@ -216,18 +217,16 @@ class Memory:
             over.set()
             thread.join()
 
-    def trend(self, num_blocks: int = 20) -> dict[str, float]:
-        """A line through the means of blocks, because neighbours in time depend on each other."""
-        blocks = np.array_split(np.array([self.seconds, self.own_bytes], dtype=float), num_blocks, axis=1)
-        times, sizes = np.array([block.mean(axis=1) for block in blocks]).T
-        times = times - times[0]
-        (slope, _), covariance = np.polyfit(times, sizes, 1, cov=True)
+    def trend(self) -> dict[str, float]:
+        """The mean slope of some stretches of time; how much they differ says what noise is."""
+        stretches = np.array_split(np.array([self.seconds, self.own_bytes], dtype=float), NUM_STRETCHES, axis=1)
+        slopes = [float(np.polyfit(times - times[0], sizes, 1)[0]) * 60 / 2**20 for times, sizes in stretches]
         return {
-            "minutes": round(float(times[-1]) / 60, 2),
-            "own_mib_first": round(float(sizes[0]) / 2**20, 1),
-            "own_mib_last": round(float(sizes[-1]) / 2**20, 1),
-            "own_mib_per_minute": round(float(slope) * 60 / 2**20, 3),
-            "own_mib_per_minute_stderr": round(float(covariance[0, 0] ** 0.5) * 60 / 2**20, 3),
+            "minutes": round((self.seconds[-1] - self.seconds[0]) / 60, 2),
+            "own_mib_first_stretch": round(float(stretches[0][1].mean()) / 2**20, 1),
+            "own_mib_last_stretch": round(float(stretches[-1][1].mean()) / 2**20, 1),
+            "own_mib_per_minute": round(statistics.mean(slopes), 3),
+            "own_mib_per_minute_stderr": round(statistics.stdev(slopes) / NUM_STRETCHES**0.5, 3),
             "resident_mib_last": round(self.resident_bytes[-1] / 2**20, 1),
         }
 
@@ -237,7 +236,7 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     with serving(folder) as (url, pid):
         ready_seconds = time.perf_counter() - started
         # Workers start, pages are mapped, pictures are made.
-        asked(url, MANY, options.soak_seconds / 4, "visit", options.clips)
+        asked(url, MANY, options.soak_seconds / 3, "visit", options.clips)
         one, many = [], []
         for _ in range(ROUNDS):
             one.append(asked(url, 1, options.seconds, "search", options.clips))
@@ -264,7 +263,7 @@ def judged(found: dict[str, Any]) -> dict[str, bool]:
             operation["p95_over_p50"] <= MAX_RATIO for operation in many["operations"].values()
         ),
         "no errors": not (found["one_client"]["errors"] or many["errors"] or visits["errors"]),
-        "memory slope within noise": memory["own_mib_per_minute"] <= 2 * memory["own_mib_per_minute_stderr"],
+        "memory slope within noise": memory["own_mib_per_minute"] <= T_95 * memory["own_mib_per_minute_stderr"],
     }
 
 
@@ -272,7 +271,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=100_000, help="a multiple of 1,000")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each round")
-    parser.add_argument("--soak-seconds", type=float, default=240.0)
+    parser.add_argument("--soak-seconds", type=float, default=360.0)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="vlmvid-load-") as name:
