@@ -92,7 +92,7 @@ def publish_table(folder: Path, maker: Maker, content: TableContent) -> IndexDes
     with staging_folder(table_folder(folder, name)) as temporary:
         max_norm = _write_embeddings(temporary / EMBEDDINGS_FILE, content)
         if content.with_cells:
-            build_cells(np.load(temporary / EMBEDDINGS_FILE, mmap_mode="r"), temporary / CELLS_FILE)
+            build_cells(np.load(temporary / EMBEDDINGS_FILE, mmap_mode="r", allow_pickle=False), temporary / CELLS_FILE)
         write_rows(temporary / ROWS_FILE, seen.watch(content.rows))
         if seen.count != content.num_rows:
             raise ArtifactError(f"{folder}: {seen.count} rows were given for {content.num_rows} embeddings")
