@@ -42,7 +42,7 @@ def test_the_whole_file_is_sampled_and_resized(late: Path, reader: str) -> None:
     expected = uniform_indices(NUM_FRAMES, 8)
     assert batch.frames.shape == (8, 3, 32, 32) and batch.frames.dtype == np.uint8
     assert frame_numbers(batch.frames) == expected.tolist()
-    np.testing.assert_allclose(batch.pts_seconds, 1 + expected / FPS)
+    np.testing.assert_allclose(batch.pts_seconds, expected / FPS)  # from the first frame, as bounds count
     with open_video(late, reader) as video:
         by_pillow = resize_center_crop(video.frames_at(expected).frames, 32)
     # PyAV scales from YUV in one pass, so the two filters may round apart.

@@ -130,7 +130,7 @@ class EncodeShard:
     def _frames_of(
         self, rows: Sequence[SourceRow], decoded: Iterator[FrameBatch | DecodeError]
     ) -> tuple[list[SourceRow], list[NDArray[np.uint8]], list[NDArray[np.float64]]]:
-        """The clips that have frames, these frames (T, 3, H, W), and their times (T,) on the file's clock."""
+        """The clips that have frames, these frames (T, 3, H, W), and their times (T,) from the file's first frame."""
         stored = iter(self._stored_frames(rows))
         good, frames, seconds = [], [], []
         for row in rows:

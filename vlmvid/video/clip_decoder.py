@@ -39,7 +39,8 @@ def decode_clip(
         max_frame_pixels: a stream with larger frames is refused.
 
     Returns:
-        uint8 (num_frames, 3, image_size, image_size) and the frames' times on the file's clock.
+        uint8 (num_frames, 3, image_size, image_size) and the frames' times from the file's first frame, as bounds of
+        clips count, whatever the file's own clock begins with.
 
     Raises:
         ConfigError: bounds that are not 0 <= start < end.
@@ -69,7 +70,8 @@ def decode_clip(
             seed=_seed(job, config.sampling.seed),
             path=printable(job.path),
         )
-        return reader.frames_at(available[sample_indices(clip, config.sampling)])
+        taken = reader.frames_at(available[sample_indices(clip, config.sampling)])
+        return FrameBatch(taken.frames, taken.pts_seconds - float(reader.pts_seconds[0]))
 
 
 def _seed(job: ClipJob, seed: int) -> int:
