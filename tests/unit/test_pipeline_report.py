@@ -161,6 +161,7 @@ def test_two_runs_are_compared_by_sample(ran: Ran, tmp_path: Path, capsys: pytes
     assert "Comparison of tiny (2) with tiny (1)" in seen.words
     assert "config align.optim.num_steps: 6 -> 12" in seen.words
     assert "paired" in seen.words and "McNemar p" in seen.words
+    assert "is ahead" in seen.words and any(tag == "img" for tag, _ in seen.elements)
 
 
 def test_a_run_id_of_mlflow_is_a_run_with_its_store_and_without(

@@ -9,6 +9,7 @@ import pytest
 from tests.unit.report_fixtures import HOSTILE, Seen, answers, page_of, record, retrieval
 from vlmvid.evaluation.base import TaskResult
 from vlmvid.evaluation.report_compare import comparison_page, differences_of
+from vlmvid.evaluation.report_differing import choose_differing
 from vlmvid.evaluation.report_examples import choose_examples
 from vlmvid.evaluation.report_html import html_page
 from vlmvid.evaluation.report_markdown import markdown_page
@@ -141,6 +142,20 @@ def test_a_comparison_pairs_equal_samples_and_says_where_they_differ() -> None:
     (other,) = differences_of(first, record("third", retrieval(150)))
     assert other.paired is None and other.how.endswith("the samples differ, 150 of 200 and 150 are the same")
     assert other.interval is not None
+
+
+def test_a_comparison_shows_the_samples_on_which_each_run_is_ahead() -> None:
+    first, second = record("first", retrieval(200)), record("second", retrieval(200, seed=5, shift=0.4))
+    found = choose_differing(first, second)
+    ahead = [one for one in found if one.is_other_better]
+    assert len(ahead) == len(found) - len(ahead) == 3
+    gaps = [float(str(a["rank"])) - float(str(b["rank"])) for a, b in zip(
+        first.results[0].samples, second.results[0].samples, strict=True
+    )]  # fmt: skip
+    assert [float(str(o.example.sample["rank"])) - float(str(o.other["rank"])) for o in ahead] == sorted(gaps)[:-4:-1]
+    words = markdown_page(comparison_page([first, second]))
+    assert "second is ahead" in words and "first is ahead" in words and "- second: Found: rank 1" in words
+    assert choose_differing(first, first) == []
 
 
 def test_a_comparison_warns_of_other_protocols_and_data() -> None:

@@ -68,7 +68,7 @@ def paired(first: Measured, second: Measured, *, num_permutations: int) -> Paire
 
 def num_shared(first: TaskResult, second: TaskResult) -> int:
     """How many samples two logs of one task have in common."""
-    ours, theirs = ({_key(row) for row in result.samples} for result in (first, second))
+    ours, theirs = ({sample_key(row) for row in result.samples} for result in (first, second))
     return len(ours & theirs)
 
 
@@ -123,11 +123,12 @@ def _table(result: TaskResult, metric: MetricResult, reader: _Reader) -> Mapping
     scores = _scores(rows, column, rank)
     if scores is None or len(rows) != metric.num_samples or abs(float(scores.mean()) - metric.value) >= _SAME:
         return None
-    keys = [_key(row) for row in rows]
+    keys = [sample_key(row) for row in rows]
     if len(set(keys)) != len(keys):
         return None
     return dict(zip(keys, zip(clusters_of(rows), map(float, scores), strict=True), strict=True))
 
 
-def _key(row: Sample) -> str:
+def sample_key(row: Sample) -> str:
+    """What a sample is, whatever the model made of it."""
     return repr([row.get(name) for name in _CONTENT])

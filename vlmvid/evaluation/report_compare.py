@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from vlmvid.artifacts.keys import differences
@@ -11,8 +11,9 @@ from vlmvid.evaluation.base import TaskResult
 from vlmvid.evaluation.gate_samples import num_shared, paired
 from vlmvid.evaluation.gates import independent_difference
 from vlmvid.evaluation.report import interval_text, is_rate, number_text, title_of
+from vlmvid.evaluation.report_differing import choose_differing, differing_sections
 from vlmvid.evaluation.report_metrics import headline, label_of
-from vlmvid.evaluation.report_page import Block, Facts, Page, Paragraph, Section, Table
+from vlmvid.evaluation.report_page import Block, Facts, Page, Paragraph, Section, Strip, Table
 from vlmvid.evaluation.report_plots import Bar, curves_figure, differences_figure
 from vlmvid.evaluation.report_run import Curve, RunRecord, StageRecord
 from vlmvid.evaluation.report_sections import COST_COLUMNS, cost_cells, curve_panels, recall_blocks, utc
@@ -67,9 +68,17 @@ class Difference:
         return "better" if (low > 0) == self.first.higher_is_better else "worse"
 
 
-def comparison_page(records: Sequence[RunRecord]) -> Page:
-    """The comparison of `records`, which have names of their own, with the first of them."""
+def comparison_page(records: Sequence[RunRecord], strips: Mapping[tuple[str, str], Strip] | None = None) -> Page:
+    """The comparison of `records`, which have names of their own, with the first of them.
+
+    `strips` by (result name, clip) are the frames of what `choose_differing` chooses.
+    """
     first = records[0]
+    examples = [
+        section
+        for other in records[1:]
+        for section in differing_sections((first.name, other.name), choose_differing(first, other), strips or {})
+    ]
     found = [one for other in records[1:] for one in differences_of(first, other)]
     return Page(
         title="Comparison of " + " with ".join(record.name for record in (*records[1:], first)),
@@ -80,6 +89,7 @@ def comparison_page(records: Sequence[RunRecord]) -> Page:
             Section("Same protocol and data?", _protocols(records)),
             Section("Training", _training(records)),
             Section("Recall", _recall(records)),
+            Section("Examples", (), examples),
             Section("What differs", (), [_changes(first, other) for other in records[1:]]),
             Section("Cost", _costs(records)),
         ],

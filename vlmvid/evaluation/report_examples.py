@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vlmvid.evaluation.base import Sample, TaskResult, group_by
@@ -32,6 +32,8 @@ _COLUMNS: Mapping[str, str] = {
     "nearest_caption": "nearest training clip",
     "top_caption": "model prefers",
 }
+CONTENT = ("caption", "own_caption", "references", "question", "attribute", "answer", "label", "label_yes")
+SAID = ("predicted", "predicted_yes", "generated", "response", "top_caption")
 _SCORES: Mapping[str, str] = {
     SIMILARITY: "cosine with its clip",
     TOP_SIMILARITY: "with the preferred clip",
@@ -93,7 +95,7 @@ def choose_examples(results: Sequence[TaskResult]) -> list[Example]:
 
 
 def _worst_and_best(rows: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
-    rated = [(quality, row) for row in rows if (quality := _quality(row)) is not None]
+    rated = [(quality, row) for row in rows if (quality := quality_of(row)) is not None]
     if not any(name in row for _, row in rated for name in _COLUMNS):
         return [], []
     # Of three samples none is both.
@@ -108,8 +110,8 @@ def gallery_of(result: TaskResult) -> int | None:
     return round(1 / chance) if chance > 0 else None
 
 
-def _quality(row: Sample) -> float | None:
-    """Higher is better; None for a row that is no example."""
+def quality_of(row: Sample) -> float | None:
+    """How well a model did on a sample: higher is better; None for a row that is no example."""
     if row.get("status") == "missing" or row.get("direction") == "v2t" or row.get("kind") in ("ranking", "retrieval"):
         return None
     rank, cider = row.get("rank"), row.get("cider_d", row.get("iou"))
@@ -180,9 +182,14 @@ def _card(example: Example, strips: Mapping[tuple[str, str], Strip]) -> Card:
         strip = strips.get((example.result.file_stem, name), Strip(name, error="no frames were asked for"))
         words = strip.title if place == 0 else f"{strip.title}, which the model prefers"
         shown.append(Strip(words, strip.image, strip.alt, strip.width, strip.height, strip.seconds, strip.error))
-    rows = [(words, _text(row[name])) for name, words in _COLUMNS.items() if _is_shown(row, name)]
+    rows = told_of(row, _COLUMNS)
     rows += [(words, _text(row[name])) for name, words in _SCORES.items() if _is_told(row, name)]
-    return Card(_verdict(row), tuple(shown), tuple(rows))
+    return Card(verdict_of(row), tuple(shown), tuple(rows))
+
+
+def told_of(row: Sample, names: Iterable[str] = CONTENT) -> list[tuple[str, str]]:
+    """Those columns of a sample that are there, each with its words; by default what the model was asked."""
+    return [(_COLUMNS[name], _text(row[name])) for name in names if _is_shown(row, name)]
 
 
 def _is_shown(row: Sample, name: str) -> bool:
@@ -196,7 +203,8 @@ def _is_told(row: Sample, name: str) -> bool:
     return name != "score" or not any(row.get(other) is not None for other in _SCORES if other != "score")
 
 
-def _verdict(row: Sample) -> str:
+def verdict_of(row: Sample) -> str:
+    """How a sample was scored, in words."""
     rank, right = row.get("rank"), row.get("correct")
     if isinstance(rank, int | float):
         gallery = row.get("gallery_size")

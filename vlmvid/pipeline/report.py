@@ -18,7 +18,7 @@ from vlmvid.artifacts.code import code_closure, combined_digest
 from vlmvid.artifacts.files import MissingResult, read_json, write_bytes, write_json
 from vlmvid.config.addresses import without_secrets
 from vlmvid.errors import ConfigError, VlmvidError
-from vlmvid.evaluation.report_page import Page
+from vlmvid.evaluation.report_page import Page, Strip
 from vlmvid.evaluation.report_run import RunRecord
 from vlmvid.pipeline.context import RunContext, open_context
 from vlmvid.pipeline.report_runs import FoundRun, record_of, require_something, run_of_artifact, run_of_recipe
@@ -93,7 +93,18 @@ def write_report(
     records = _told_apart([record_of(one) if isinstance(one, FoundRun) else one for one in found])
     name = f"comparison-{hash_json([_folder_name(one) for one in found])[:12]}"
     folder = Path(out) if out else _reports(found[0], home) / name
-    return {"runs": [record.name for record in records], **_write(comparison_page(records), folder)}
+    page = comparison_page(records, _differing_strips(found[0], records))
+    return {"runs": [record.name for record in records], **_write(page, folder)}
+
+
+def _differing_strips(first: FoundRun | RunRecord, records: Sequence[RunRecord]) -> dict[tuple[str, str], Strip]:
+    if not isinstance(first, FoundRun):
+        return {}
+    from vlmvid.evaluation.report_differing import choose_differing
+    from vlmvid.pipeline.report_media import filmstrips
+
+    chosen = [one.example for other in records[1:] for one in choose_differing(records[0], other)]
+    return filmstrips(first, chosen)
 
 
 def _reports(found: FoundRun | RunRecord, home: str | Path | None) -> Path:
