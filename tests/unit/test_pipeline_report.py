@@ -150,7 +150,7 @@ def test_the_command_says_where_the_files_are(ran: Ran, tmp_path: Path, capsys: 
 
 
 def test_two_runs_are_compared_by_sample(ran: Ran, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    longer = [TOLERANT, "align.optim.num_steps=12"]
+    longer = [TOLERANT, "align.optim.num_steps=60"]
     request = make_request(ran.recipe, [*longer, "tracking.enabled=false"], home=ran.home)
     run(request)
     folders = [str(open_context(one).folder("evaluate")) for one in (ran.request, request)]
@@ -159,7 +159,7 @@ def test_two_runs_are_compared_by_sample(ran: Ran, tmp_path: Path, capsys: pytes
     seen = Seen((tmp_path / "report.html").read_text(encoding="utf-8"))
     seen.check()
     assert "Comparison of tiny (2) with tiny (1)" in seen.words
-    assert "config align.optim.num_steps: 6 -> 12" in seen.words
+    assert "config align.optim.num_steps: 6 -> 60" in seen.words
     assert "paired" in seen.words and "McNemar p" in seen.words
     assert "is ahead" in seen.words and any(tag == "img" for tag, _ in seen.elements)
 
