@@ -39,6 +39,7 @@ PYTHON: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("An index of videos", "vlmvid.serving.video_index", ("VideoIndex", "IndexedClip", "Moment")),
     ("Results of an evaluation", "vlmvid.serving.evaluation_results", ("EvaluationResults",)),
     ("What a search found", "vlmvid.serving.search_results", ("SearchResults", "SearchHit")),
+    ("Values that show themselves", "vlmvid.serving.showing", ("Showable",)),
     ("Reading videos", "vlmvid.video.readers.reader", ("open_video", "VideoReader")),
     ("Values", "vlmvid.types", ("Clip", "Question", "FrameBatch", "MetricResult")),
     ("Losses", "vlmvid.losses.contrastive", ("sigmoid_loss", "info_nce")),
