@@ -17,6 +17,7 @@ from PIL import Image
 from starlette.requests import ClientDisconnect, Request
 
 from tests.tiny import COLOURS, write_clip
+from tests.unit.video_files import write_video
 from tests.unit.video_index_fixtures import make_index, table_row, unit_rows
 from tests.unit.web_fixtures import (
     HOSTILE,
@@ -34,8 +35,10 @@ from vlmvid.serving.video_index_table import Maker
 from vlmvid.serving.web.app import STATIC, make_app
 from vlmvid.serving.web.batcher import Batcher
 from vlmvid.serving.web.errors import WebError, clip_error, upload_error
+from vlmvid.serving.web.files import video_response
+from vlmvid.serving.web.options import ServeOptions
 from vlmvid.serving.web.server import bind, hosts_for, url_of
-from vlmvid.serving.web.service import while_connected
+from vlmvid.serving.web.service import Service, while_connected
 
 GONE = NUM_CLIPS - 1
 
@@ -77,6 +80,17 @@ def test_filters_leave_what_has_their_values(server: Running) -> None:
     assert error_of(server.get("/api/search", text="x", where="colour:rot")) == (404, "unknown_value")
     assert error_of(server.get("/api/search", text="x", where="colour")) == (422, "bad_filter")
     assert error_of(server.get("/api/search", text="x", where=["colour:red"] * 21)) == (422, "bad_filter")
+
+
+def test_a_filter_may_be_read_in_two_ways(tmp_path: Path) -> None:
+    rows = [table_row(0, attributes={"a": "b:c", "a:b": "z"}), table_row(1, attributes={"a": "x", "a:b": "y"})]
+    model = tiny_model()
+    maker = Maker(model.embedding_digest, model.name, encoders_of(model))
+    service = Service(model, make_index(tmp_path / "index", unit_rows(2, 8), rows, maker), ServeOptions())
+    assert service.where(["a:b:c"]) == (("a", ("b:c",)),)
+    assert service.where(["a:b:z", "a:x"]) == (("a", ("x",)), ("a:b", ("z",)))
+    with pytest.raises(WebError, match="no clip has a:b='q'"):
+        service.where(["a:b:q"])
 
 
 def test_many_at_once_get_what_each_gets_alone(server: Running) -> None:
@@ -183,6 +197,10 @@ def test_a_deleted_video_is_shown_as_missing(server: Running) -> None:
         ("bytes=-", 200, slice(None)),
         ("bytes=0-1,5-6", 200, slice(None)),
         ("seconds=0-1", 200, slice(None)),
+        (f"bytes={'0' * 5000}-", 200, slice(None)),  # more digits than Python makes a number of
+        (f"bytes=-{'9' * 5000}", 200, slice(None)),
+        (f"bytes=0-{'9' * 5000}", 200, slice(None)),
+        (f"bytes={'9' * 19}-", 416, None),
         ("bytes=99999999-", 416, None),
         ("bytes=-0", 416, None),
     ],
@@ -288,7 +306,7 @@ def test_videos_that_cannot_be_read_cost_their_own_request(tmp_path: Path) -> No
             assert error_of(server.client.post(f"/api/clips/{row}/caption")) == (409, "no_video")
         assert server.get("/api/clips/3/thumbnail").status_code == 200
         assert error_of(server.get("/api/clips/1/video")) == (409, "no_video")
-        assert server.get("/api/clips/2/video").headers["content-type"] == "application/octet-stream"
+        assert error_of(server.get("/api/clips/2/video")) == (409, "no_video")
         assert server.get("/api/clips/4").json()["missing"] is True, "a folder is no video"
         assert error_of(server.get("/api/clips/4/video")) == (404, "missing_video")
         assert error_of(server.client.post("/api/clips/5/caption")) == (409, "no_video")
@@ -297,6 +315,75 @@ def test_videos_that_cannot_be_read_cost_their_own_request(tmp_path: Path) -> No
         assert server.get("/health").status_code == 200
     with running(model, index, max_frame_pixels=1000) as server:
         assert error_of(server.get("/api/clips/3/thumbnail")) == (409, "too_costly")
+
+
+def test_what_took_the_place_of_a_video_is_not_served(tmp_path: Path) -> None:
+    secret, path = tmp_path / "passwd", write_clip(tmp_path / "clip.mp4", COLOURS["red"])
+    secret.write_text("root:x:0:0:root:/root:/bin/bash\n" * 50)
+    model = tiny_model()
+    maker = Maker(model.embedding_digest, model.name, encoders_of(model))
+    index = make_index(tmp_path / "index", unit_rows(1, 8), [table_row(0, path=str(path))], maker)
+    with running(model, index) as server:
+        assert server.get("/api/clips/0/video").headers["content-type"] == "video/mp4"
+        path.unlink()
+        path.symlink_to(secret)
+        for headers in ({}, {"Range": "bytes=0-99"}):
+            answer = server.client.get("/api/clips/0/video", headers=headers)
+            assert error_of(answer) == (409, "no_video") and "root:" not in answer.text
+            assert "'v0' is not served" in answer.text and str(tmp_path) not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "options", "media_type"),
+    [
+        ("a.mp4", "libx264", {}, "video/mp4"),
+        ("fragments.mp4", "libx264", {"movflags": "frag_keyframe+empty_moov+default_base_moof"}, "video/mp4"),
+        ("a.mov", "libx264", {}, "video/mp4"),
+        ("a.3gp", "mpeg4", {}, "video/mp4"),
+        ("a.mkv", "libx264", {}, "video/webm"),
+        ("a.webm", "libvpx", {}, "video/webm"),
+        ("a.ogv", "libvpx", {}, "video/ogg"),
+        ("a.avi", "mpeg4", {}, "video/x-msvideo"),
+        ("a.flv", "flv", {}, "video/x-flv"),
+        ("a.wmv", "wmv2", {}, "video/x-ms-asf"),
+        ("a.ts", "libx264", {}, "video/mp2t"),
+        ("a.m2ts", "libx264", {"mpegts_m2ts_mode": "1"}, "video/mp2t"),
+        ("a.mpg", "mpeg1video", {}, "video/mpeg"),
+        ("a.vob", "mpeg2video", {}, "video/mpeg"),
+        ("a.m2v", "mpeg2video", {}, "video/mpeg"),
+        ("a.h264", "libx264", {}, "video/mpeg"),
+        ("a.y4m", "wrapped_avframe", {}, "video/x-yuv4mpeg"),
+        ("a.ivf", "libvpx", {}, "video/x-ivf"),
+        ("a.mxf", "mpeg2video", {}, "application/mxf"),
+        ("a.nut", "mpeg4", {}, "video/x-nut"),
+    ],
+)
+def test_every_kind_of_video_is_known_by_its_start(
+    tmp_path: Path, name: str, codec: str, options: dict[str, str], media_type: str
+) -> None:
+    path = write_video(tmp_path / name, codec=codec, codec_options={}, options=options, ticks=range(6))
+    assert asyncio.run(video_response(str(path))).media_type == media_type
+
+
+@pytest.mark.parametrize("suffix", ["gif", "jpg", "png", "webp", "bmp", "tiff"])
+def test_every_kind_of_picture_is_known_by_its_start(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    Image.new("RGB", (32, 32), "red").save(path)
+    assert asyncio.run(video_response(str(path))).media_type.startswith("image/")
+
+
+def test_what_is_no_video_has_no_kind(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    for data in (
+        b"root:x:0:0:root:/root:/bin/bash\n",
+        b"\x7fELF\x02\x01",
+        b"MZ\x90\0",
+        b"PK\x03\x04",
+        b"\0" * 999,
+    ):
+        path.write_bytes(data * 9)
+        with pytest.raises(DecodeError, match="starts as no video or picture does"):
+            asyncio.run(video_response(str(path)))
 
 
 def test_a_service_of_this_machine_answers_to_its_names_alone() -> None:
@@ -350,6 +437,34 @@ def test_what_waits_is_done_together_and_no_more_than_may() -> None:
     assert [*results[:2], *results[3:4], results[5]] == [0, 10, 20, 40]
     assert isinstance(results[2], ValueError) and isinstance(results[4], asyncio.CancelledError)
     assert calls == [[0], [1, 13, 2, 4], [1], [13], [2], [4]], "only the bad one fails"
+
+
+def test_what_was_given_up_keeps_no_place() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work(items: Sequence[int]) -> list[int]:
+        begun.set()
+        assert go_on.wait(30)
+        return list(items)
+
+    async def scenario() -> list[int]:
+        batcher = Batcher(work, name="it", most_waiting=3, most_together=1, retry_seconds=1)
+        async with batcher.running():
+            first = asyncio.ensure_future(batcher.do(0))
+            await asyncio.to_thread(begun.wait)
+            waiting = [asyncio.ensure_future(batcher.do(item)) for item in (1, 2, 3)]
+            await asyncio.sleep(0)
+            for given_up in waiting[1:]:
+                given_up.cancel()
+            await asyncio.sleep(0)
+            more = [asyncio.ensure_future(batcher.do(item)) for item in (4, 5)]
+            await asyncio.sleep(0)
+            with pytest.raises(WebError):
+                await batcher.do(6)
+            go_on.set()
+            return await asyncio.gather(first, waiting[0], *more)
+
+    assert asyncio.run(scenario()) == [0, 1, 4, 5]
 
 
 def test_work_for_a_client_that_went_away_is_given_up() -> None:

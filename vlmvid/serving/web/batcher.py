@@ -66,8 +66,8 @@ class Batcher(Generic[T, R]):
 
         Cancelling it takes an item out that is not in work yet.
         """
-        while self._waiting and self._waiting[0][1].done():
-            self._waiting.popleft()
+        if len(self._waiting) >= self._most_waiting:  # those that were given up keep no place
+            self._waiting = deque(pair for pair in self._waiting if not pair[1].done())
         if len(self._waiting) >= self._most_waiting:
             raise busy(self._name, self._retry_seconds)
         future: asyncio.Future[R] = asyncio.get_running_loop().create_future()

@@ -8,21 +8,45 @@ import re
 from fastapi.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
+from vlmvid.errors import DecodeError
 from vlmvid.serving.web.errors import WebError
-from vlmvid.video.paths import check_file, open_regular
+from vlmvid.video.paths import check_file, open_regular, printable
 
-_RANGE = re.compile(rb"\s*bytes\s*=\s*(\d*)\s*-\s*(\d*)\s*", re.IGNORECASE)
-# By content, because names lie; whatever else a file holds is no page to a browser.
-_TYPES = (
-    (re.compile(rb".{4}ftyp", re.DOTALL), "video/mp4"),
-    (re.compile(rb"\x1a\x45\xdf\xa3"), "video/webm"),
-    (re.compile(rb"OggS"), "video/ogg"),
-    (re.compile(rb"RIFF.{4}AVI ", re.DOTALL), "video/x-msvideo"),
-    (re.compile(rb"\xff\xd8\xff"), "image/jpeg"),
-    (re.compile(rb"\x89PNG\r\n"), "image/png"),
-    (re.compile(rb"GIF8"), "image/gif"),
+# No file has more bytes than 19 digits tell; longer numbers are no range.
+_RANGE = re.compile(rb"\s*bytes\s*=\s*(\d{0,19})\s*-\s*(\d{0,19})\s*", re.IGNORECASE)
+# By content, because names lie. What has none of these signatures is no video, and is not served: a file may have
+# taken the place of the one that was indexed. It is what FFmpeg's demuxers look for in the containers that videos
+# come in; elementary streams are told by their first start code.
+_TYPES = tuple(
+    (re.compile(pattern, re.DOTALL), media_type)
+    for pattern, media_type in (
+        (
+            rb".{4}(ftyp|mdat)|\x00.{3}(styp|sidx|moov|moof|wide|pnot|free|skip)",
+            "video/mp4",
+        ),  # old QuickTime has no ftyp
+        (rb"\x1a\x45\xdf\xa3", "video/webm"),
+        (rb"OggS", "video/ogg"),
+        (rb"RIFF.{4}(AVI |AMV )", "video/x-msvideo"),
+        (rb"FLV\x01", "video/x-flv"),
+        (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11\xa6\xd9\x00\xaa\x00\x62\xce\x6c", "video/x-ms-asf"),
+        (rb"(\x47.{187}){3}|.{4}(\x47.{191}){2}\x47|(\x47.{203}){3}", "video/mp2t"),
+        (rb"\x00{2,3}\x01[\x01-\x7f\xb0\xb3\xb5\xb8\xba\xbb\xe0-\xef]", "video/mpeg"),
+        (rb"YUV4MPEG2 ", "video/x-yuv4mpeg"),
+        (rb"DKIF\x00\x00", "video/x-ivf"),
+        (rb"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02\x01\x01\x02", "application/mxf"),
+        (rb"\x1f\x07\x00[\x3f\xbf]", "video/dv"),
+        (rb"\.RMF\x00", "application/vnd.rn-realmedia"),
+        (rb"nut/multimedia container\x00", "video/x-nut"),
+        (rb"\xb7\xd8\x00\x20\x37\x49\xda\x11\xa6\x4e\x00\x07\xe9\x5e\xad\x8d", "video/x-ms-wtv"),
+        (rb"\xff\xd8\xff", "image/jpeg"),
+        (rb"\x89PNG\r\n", "image/png"),
+        (rb"GIF8", "image/gif"),
+        (rb"RIFF.{4}WEBP", "image/webp"),
+        (rb"BM.{4}\x00{4}.{2}\x00\x00", "image/bmp"),
+        (rb"II\*\x00|MM\x00\*", "image/tiff"),
+    )
 )
-UNKNOWN_TYPE = "application/octet-stream"
+_TYPE_BYTES = 1024
 
 
 class VideoResponse(FileResponse):
@@ -55,7 +79,7 @@ def _is_backwards(match: re.Match[bytes]) -> bool:
 
 
 async def video_response(path: str) -> VideoResponse:
-    """The regular file `path` for a browser; raises DecodeError for anything else."""
+    """The video or picture `path` for a browser; raises DecodeError for anything else."""
     media_type = await asyncio.to_thread(_type_of, path)
     status = await asyncio.to_thread(check_file, path)
     headers = {"Cache-Control": "private, no-cache", "Content-Disposition": "inline"}
@@ -64,5 +88,12 @@ async def video_response(path: str) -> VideoResponse:
 
 def _type_of(path: str) -> str:
     with open(open_regular(path), "rb") as file:
-        start = file.read(16)
-    return next((name for pattern, name in _TYPES if pattern.match(start)), UNKNOWN_TYPE)
+        start = file.read(_TYPE_BYTES)
+    found = next((name for pattern, name in _TYPES if pattern.match(start)), None)
+    if found is None:
+        raise DecodeError(
+            f"{printable(path)} is not served: it starts as no video or picture does; put the video back, or encode "
+            "it again, e.g. as MP4",
+            reason_code="unreadable",
+        )
+    return found

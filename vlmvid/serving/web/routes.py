@@ -12,7 +12,7 @@ from pydantic import StringConstraints
 from vlmvid.errors import DecodeError
 from vlmvid.serving.web import searching
 from vlmvid.serving.web.errors import clip_error
-from vlmvid.serving.web.files import UNKNOWN_TYPE, VideoResponse, video_response
+from vlmvid.serving.web.files import VideoResponse, video_response
 from vlmvid.serving.web.media import is_missing
 from vlmvid.serving.web.options import MAX_FILTER_CHARACTERS, MAX_FILTERS, MAX_QUERY_CHARACTERS, MAX_TOP_K
 from vlmvid.serving.web.schemas import (
@@ -73,9 +73,10 @@ OF_A_CLIP = ("get_clip", "similar_clips", "clip_thumbnail", "clip_video", "capti
 JPEG_RESPONSE: Responses = {200: {"description": "A JPEG.", "content": {"image/jpeg": {}}}}
 JPEG_HEADERS = {"Cache-Control": "private, max-age=300"}
 _BYTES = {"schema": {"type": "string", "format": "binary"}}
+_VIDEO = {"video/*": _BYTES, "application/*": _BYTES, "image/*": _BYTES}
 VIDEO_RESPONSES: Responses = {
-    200: {"description": "The whole video.", "content": {UNKNOWN_TYPE: _BYTES, "video/*": _BYTES, "image/*": _BYTES}},
-    206: {"description": "The range.", "content": {UNKNOWN_TYPE: _BYTES, "video/*": _BYTES, "image/*": _BYTES}},
+    200: {"description": "The whole video.", "content": _VIDEO},
+    206: {"description": "The range.", "content": _VIDEO},
     416: {
         "description": "The video has no such range.",
         "model": ErrorAnswer,

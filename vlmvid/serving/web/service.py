@@ -114,13 +114,13 @@ class Service:
         """``name:value`` pairs as a filter; raises WebError for what no clip has."""
         found: dict[str, set[str]] = {}
         for text in filters:
-            # Names may hold colons, too; the longest that fits is meant.
-            names = [name for name in self._facets if text.startswith(f"{name}:")]
+            # Names and values may hold colons; of the names that fit, the longest with such a value is meant.
+            names = sorted((name for name in self._facets if text.startswith(f"{name}:")), key=len, reverse=True)
             if not names:
                 known = ", ".join(sorted(self._facets)[:_NUM_NAMED]) or "none"
                 name = shown(text.partition(":")[0])
                 raise WebError(404, "unknown_attribute", f"the index has no filter {name}; it has: {known}")
-            name = max(names, key=len)
+            name = next((name for name in names if text[len(name) + 1 :] in self._facets[name]), names[0])
             value = text[len(name) + 1 :]
             if value not in self._facets[name]:
                 raise WebError(

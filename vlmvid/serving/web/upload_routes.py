@@ -107,7 +107,7 @@ def _add_files(router: APIRouter, service: Service) -> None:
         "/{upload}/video",
         summary="An upload",
         response_class=VideoResponse,
-        responses={**VIDEO_RESPONSES, **errors(s404=GONE, s422=BAD, s503=BUSY)},
+        responses={**VIDEO_RESPONSES, **errors(s404=GONE, s415=UNREADABLE, s422=BAD, s503=BUSY)},
     )
     async def upload_video(upload: Name) -> VideoResponse:
         found = service.uploads.get(upload)
