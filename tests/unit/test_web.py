@@ -8,6 +8,7 @@ import re
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -405,6 +406,34 @@ def test_a_service_of_this_machine_answers_to_its_names_alone() -> None:
         from_elsewhere = {"Sec-Fetch-Site": "cross-site"}
         assert error_of(server.client.post("/api/clips/0/caption", headers=from_elsewhere)) == (403, "cross_site")
         assert server.client.get("/health", headers=from_elsewhere).status_code == 200
+
+
+def test_pages_of_other_sites_may_not_send_anything(server: Running) -> None:
+    """`server` answers to any name, as one on 0.0.0.0 does; over plain HTTP, browsers tell it the origin alone."""
+    own = server.url.removeprefix("http://")
+    post = partial(server.client.post, "/api/clips/2/ask", json={"question": "what?"})
+    for origin in ("http://evil.example", "http://127.0.0.1:1", f"http://localhost:{own[-5:]}", "null", "", "file://"):
+        assert error_of(post(headers={"Origin": origin})) == (403, "cross_site"), origin
+        assert error_of(server.client.delete(f"/api/uploads/{'0' * 32}", headers={"Origin": origin}))[0] == 403
+        assert server.client.get("/health", headers={"Origin": origin}).status_code == 200
+    for origin, host in (
+        (server.url, own),
+        ("http://Box:80", "box"),
+        ("https://box", "box:443"),
+        ("http://[::1]:80", "[::1]"),
+    ):
+        assert post(headers={"Origin": origin, "Host": host}).status_code == 200, origin
+    assert post().status_code == 200, "what is no browser tells no origin"
+    with running(hosts=("127.0.0.1", "localhost", "[::1]", "videos.example")) as behind:
+        remove = partial(behind.client.delete, f"/api/uploads/{'0' * 32}")
+        assert remove(headers={"Origin": "https://videos.example:8443"}).status_code == 404, "the proxy's page"
+        for origin in (
+            "http://localhost:1",
+            "http://[::1]:1",
+            "http://127.0.0.1",
+            "http://videos.example.evil.example",
+        ):
+            assert error_of(remove(headers={"Origin": origin})) == (403, "cross_site"), origin
 
 
 def test_what_waits_is_done_together_and_no_more_than_may() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -66,11 +67,34 @@ class Guard:
                 f"this server does not answer to the name {shown(host)}, only to {', '.join(sorted(self._hosts))}; "
                 "start it with --allow-host for a further one",
             )
-        if scope["method"] not in _SAFE_METHODS and headers.get("sec-fetch-site") == "cross-site":
-            raise WebError(403, "cross_site", "a page of another site may not send anything here")
+        if scope["method"] not in _SAFE_METHODS:
+            self._check_sender(headers)
         declared = headers.get("content-length", "")
         if not _is_upload(scope) and declared.isdigit() and int(declared) > MAX_BODY_BYTES:
             raise _too_large()
+
+    def _check_sender(self, headers: Headers) -> None:
+        """Raise WebError for what a page of another site, or of another port, had a browser send.
+
+        Browsers tell where a page is from; what is no browser tells nothing, and is let in.
+        """
+        own = _authority_of(headers.get("host", ""))
+        for origin in headers.getlist("origin"):
+            authority = _authority_of(origin.partition("://")[2])
+            # A proxy may address the server otherwise than browsers address the proxy.
+            if authority != own and not self._is_allowed_elsewhere(_name_of(authority)):
+                raise WebError(
+                    403,
+                    "cross_site",
+                    f"a page of {shown(origin)} may not send anything here; behind a proxy start the server with its "
+                    "name as --allow-host",
+                )
+        if headers.get("sec-fetch-site") == "cross-site":
+            raise WebError(403, "cross_site", "a page of another site may not send anything here")
+
+    def _is_allowed_elsewhere(self, name: str) -> bool:
+        """Whether pages of any port of that name are this server's; on one machine, others may serve other ports."""
+        return name in self._hosts and not _is_loopback(name)
 
 
 def _bounded(receive: Receive) -> Receive:
@@ -99,3 +123,16 @@ def _name_of(host: str) -> str:
     """A `Host` header without its port; an IPv6 address keeps its brackets."""
     name, colon, port = host.rpartition(":")
     return (name if colon and port.isdigit() else host).lower()
+
+
+def _authority_of(text: str) -> str:
+    """Name and port, in lower case and without the port that is meant where none stands."""
+    name, colon, port = text.lower().rpartition(":")
+    return name if colon and port in ("80", "443") else text.lower()
+
+
+def _is_loopback(name: str) -> bool:
+    try:
+        return name == "localhost" or ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False
