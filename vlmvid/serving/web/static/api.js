@@ -13,7 +13,8 @@ export class Failure extends Error {
   }
 }
 
-const OFFLINE = "The server does not answer. Check that vlmvid serve still runs and that you are connected, then try again.";
+const OFFLINE =
+  "The server does not answer. Check that vlmvid serve still runs and that you are connected, then try again.";
 
 /** Whether an error only says that nobody waits any more. */
 export const isAborted = (error) => error.name === "AbortError";

@@ -4,13 +4,15 @@ import { getJson, isAborted } from "./api.js";
 import { cards, focusFirst, picture, skeletons } from "./cards.js";
 import { ClipDialog } from "./clip.js";
 import { clips, count, el, icon, message, nameOf, say } from "./dom.js";
+import { listenToDrops } from "./drops.js";
 import { fillFilters } from "./filters.js";
+import { listenToTheme } from "./look.js";
 import { FIRST_CLIPS, apiParameters, href, parse, viewOf } from "./state.js";
+import { someClips, startView } from "./start.js";
 import { gone, isThere, send, uploaded, uploadView } from "./upload.js";
 
 const PATIENCE_MILLISECONDS = 150;
 const MOST_REMEMBERED = 20;
-const CLIPS_AT_START = 8;
 
 const byId = (id) => document.getElementById(id);
 const results = byId("results");
@@ -43,9 +45,12 @@ async function start() {
     busy(false);
   }
   const { model, index } = info;
-  byId("about").textContent = `${model.name} · ${clips(index.clips)} in ${index.name} · ${count(index.dimension)} dimensions · model ${model.digest.slice(0, 12)}`;
+  byId("about").textContent =
+    `${model.name} · ${clips(index.clips)} in ${index.name} · ${count(index.dimension)} dimensions · model ${model.digest.slice(0, 12)}`;
   dialog = new ClipDialog(info, closedByHand);
-  showFilters = fillFilters(byId("filters"), info.facets, (where) => go({ ...state, where, k: FIRST_CLIPS, clip: null, at: null }));
+  showFilters = fillFilters(byId("filters"), info.facets, (where) =>
+    go({ ...state, where, k: FIRST_CLIPS, clip: null, at: null }),
+  );
   await show({ scroll: history.state?.scroll });
 }
 
@@ -163,11 +168,20 @@ async function searchNodes(view, signal) {
 
 async function similarNodes(view, signal) {
   const like = await getJson(`api/clips/${state.like}`, { signal, onWait });
-  const answer = await remembered(view, `api/clips/${state.like}/similar?${apiParameters(state, info.limits.top_k)}`, signal);
+  const answer = await remembered(
+    view,
+    `api/clips/${state.like}/similar?${apiParameters(state, info.limits.top_k)}`,
+    signal,
+  );
   document.title = `Like ${nameOf(like)} – vlmvid`;
   const source = el(
     "a",
-    { class: "source", href: href({ ...state, clip: like.row, at: null }), "data-nav": true, "aria-label": `Open “${nameOf(like)}”` },
+    {
+      class: "source",
+      href: href({ ...state, clip: like.row, at: null }),
+      "data-nav": true,
+      "aria-label": `Open “${nameOf(like)}”`,
+    },
     picture(like, null),
   );
   return hitNodes(answer.hits, `Clips like “${nameOf(like)}”`, clips(answer.hits.length), source);
@@ -178,7 +192,12 @@ function hitNodes(hits, title, facts, source = null) {
   const chosen = state.where.map((filter) =>
     el(
       "button",
-      { type: "button", class: "chip", "aria-label": `Remove the filter ${filter}`, on: { click: () => go({ ...state, where: state.where.filter((other) => other !== filter), k: FIRST_CLIPS }) } },
+      {
+        type: "button",
+        class: "chip",
+        "aria-label": `Remove the filter ${filter}`,
+        on: { click: () => go({ ...state, where: state.where.filter((other) => other !== filter), k: FIRST_CLIPS }) },
+      },
       filter.replace(":", ": "),
       icon("M5 5l10 10M15 5L5 15", 12),
     ),
@@ -198,9 +217,19 @@ function hitNodes(hits, title, facts, source = null) {
 }
 
 function nothing() {
-  const clear = el("button", { type: "button", class: "primary", text: "Clear the filters", on: { click: () => go({ ...state, where: [] }) } });
+  const clear = el("button", {
+    type: "button",
+    class: "primary",
+    text: "Clear the filters",
+    on: { click: () => go({ ...state, where: [] }) },
+  });
   return state.where.length
-    ? el("section", { class: "message" }, el("p", { text: "No clip passes these filters together." }), el("div", { class: "actions" }, clear))
+    ? el(
+        "section",
+        { class: "message" },
+        el("p", { text: "No clip passes these filters together." }),
+        el("div", { class: "actions" }, clear),
+      )
     : el("section", { class: "message" }, el("p", { text: "The index has no other clips." }));
 }
 
@@ -217,29 +246,10 @@ function moreButton(number) {
 }
 
 async function startNodes(signal) {
-  const total = info.index.clips;
-  const rows = Array.from({ length: Math.min(CLIPS_AT_START, total) }, (_, i) => Math.floor((i * total) / Math.min(CLIPS_AT_START, total)));
-  const asked = await Promise.allSettled(rows.map((row) => getJson(`api/clips/${row}`, { signal })));
-  const some = asked.filter((one) => one.status === "fulfilled").map((one) => ({ clip: one.value, moment: null }));
-  const examples = info.examples.map((text) =>
-    el("li", {}, el("a", { class: "chip", href: href({ ...state, q: text }), "data-nav": true, title: text, text })),
-  );
-  const words = info.model.embeds
-    ? `Describe what happens. ${clips(total)} of ${info.index.name} are ranked by how well they fit, and each opens where it fits best.`
-    : "This model gives words and compares nothing: clips can be opened and asked about, but not searched.";
+  const some = await someClips(info.index.clips, signal);
   shownHits = some;
   say("");
-  return [
-    el(
-      "section",
-      { class: "hero" },
-      el("h1", { tabindex: "-1", text: "Find the moment" }),
-      el("p", { text: words }),
-      state.where.length > 0 && el("p", { class: "notice", text: "The filters apply to what you search for next." }),
-      examples.length > 0 && info.model.embeds && el("section", {}, el("h2", { class: "small", text: "For example" }), el("ul", { class: "chips examples" }, examples)),
-    ),
-    some.length > 0 && el("section", {}, el("h2", { class: "small", text: "Some of the clips" }), cards(some, state, { isRanked: false })),
-  ].filter(Boolean);
+  return startView(some, state, info);
 }
 
 async function uploadNodes() {
@@ -280,8 +290,8 @@ function listen() {
     if (fileInput.files.length) bring(fileInput.files[0]);
     fileInput.value = "";
   });
-  listenToDrops();
-  listenToTheme();
+  listenToDrops(byId("drop"), bring);
+  listenToTheme(byId("theme"));
 }
 
 function search() {
@@ -290,7 +300,10 @@ function search() {
   const length = [...text].length;
   if (!info) return;
   if (!text) return hint("Type what you look for, for example “" + (info.examples[0] ?? "a red car") + "”.");
-  if (length > most) return hint(`The text has ${count(length)} characters; at most ${count(most)} are taken. Shorten it to what matters.`);
+  if (length > most)
+    return hint(
+      `The text has ${count(length)} characters; at most ${count(most)} are taken. Shorten it to what matters.`,
+    );
   const next = { ...state, q: text, like: null, upload: null, k: FIRST_CLIPS, clip: null, at: null };
   if (viewOf(next) !== shownView) go(next);
 }
@@ -308,25 +321,6 @@ function followed(event) {
   event.preventDefault();
   const next = parse(new URL(link.href).search);
   go(next, { plays: next.clip !== null });
-}
-
-function listenToDrops() {
-  const sheet = byId("drop");
-  const hasFile = (event) => event.dataTransfer?.types.includes("Files");
-  addEventListener("dragover", (event) => {
-    if (!hasFile(event)) return;
-    event.preventDefault();
-    sheet.hidden = false;
-  });
-  addEventListener("dragleave", (event) => {
-    if (event.relatedTarget === null) sheet.hidden = true;
-  });
-  addEventListener("drop", (event) => {
-    sheet.hidden = true;
-    if (!hasFile(event)) return;
-    event.preventDefault();
-    if (event.dataTransfer.files.length) bring(event.dataTransfer.files[0]);
-  });
 }
 
 /** Send a video, then show what the model makes of it. */
@@ -356,34 +350,6 @@ function chooseButton(text) {
   return el("button", { type: "button", class: "primary", text, on: { click: () => fileInput.click() } });
 }
 
-function listenToTheme() {
-  const button = byId("theme");
-  const themes = {
-    auto: ["Theme: as the system", "M10 2.5a7.5 7.5 0 1 0 0 15zM10 2.5a7.5 7.5 0 0 1 0 15"],
-    light: ["Theme: light", "M10 6.5a3.5 3.5 0 1 0 0 7 3.5 3.5 0 0 0 0-7M10 1.5v2M10 16.5v2M1.5 10h2M16.5 10h2M4 4l1.4 1.4M14.6 14.6L16 16M16 4l-1.4 1.4M5.4 14.6L4 16"],
-    dark: ["Theme: dark", "M16.5 12A7 7 0 0 1 8 3.5 7 7 0 1 0 16.5 12"],
-  };
-  const paint = (theme) => {
-    if (theme === "auto") delete document.documentElement.dataset.theme;
-    else document.documentElement.dataset.theme = theme;
-    button.replaceChildren(icon(themes[theme][1]));
-    button.setAttribute("aria-label", themes[theme][0]);
-    button.title = themes[theme][0];
-    button.dataset.now = theme;
-  };
-  button.addEventListener("click", () => {
-    const names = Object.keys(themes);
-    const next = names[(names.indexOf(button.dataset.now) + 1) % names.length];
-    paint(next);
-    try {
-      localStorage.setItem("theme", next);
-    } catch {
-      // Then it lasts as long as the page.
-    }
-  });
-  paint(document.documentElement.dataset.theme ?? "auto");
-}
-
 // ---- waiting and failing ----
 
 function busy(isBusy) {
@@ -399,12 +365,21 @@ function onWait(seconds) {
 }
 
 function fail(error, again, actions = []) {
-  const titles = { offline: "No answer", busy: "The server is busy", no_video: "This is no video", too_large: "This video is too large" };
+  const titles = {
+    offline: "No answer",
+    busy: "The server is busy",
+    no_video: "This is no video",
+    too_large: "This video is too large",
+  };
   if (state.where.length && error.status === 404) {
-    actions = [el("button", { type: "button", text: "Clear the filters", on: { click: () => go({ ...state, where: [] }) } })];
+    actions = [
+      el("button", { type: "button", text: "Clear the filters", on: { click: () => go({ ...state, where: [] }) } }),
+    ];
     again = null;
   }
-  const buttons = again ? [el("button", { type: "button", class: "primary", text: "Try again", on: { click: again } })] : actions;
+  const buttons = again
+    ? [el("button", { type: "button", class: "primary", text: "Try again", on: { click: again } })]
+    : actions;
   const title = titles[error.code] ?? (error.status === 404 ? "Not found" : "That did not work");
   results.replaceChildren(message(title, error.message, { actions: buttons, isError: true }));
   say("");

@@ -19,7 +19,13 @@ export function cards(hits, state, { isRanked = true } = {}) {
 /** Grey cards while an answer is awaited. */
 export function skeletons(number) {
   const blank = () =>
-    el("div", { class: "card blank" }, el("div", { class: "thumb" }), el("div", { class: "line" }), el("div", { class: "line short" }));
+    el(
+      "div",
+      { class: "card blank" },
+      el("div", { class: "thumb" }),
+      el("div", { class: "line" }),
+      el("div", { class: "line short" }),
+    );
   return el("div", { class: "cards", "aria-hidden": "true" }, Array.from({ length: number }, blank));
 }
 
@@ -71,7 +77,11 @@ function card(hit, state, scale, isRanked) {
   }
   const open = el(
     "a",
-    { class: "card-open", href: href({ ...state, clip: clip.row, at: moment ? moment.seconds : null }), "data-nav": true },
+    {
+      class: "card-open",
+      href: href({ ...state, clip: clip.row, at: moment ? moment.seconds : null }),
+      "data-nav": true,
+    },
     frame,
     moment && sparkline(clip, moment, scale),
     el("h2", { class: "title", text: name }),
@@ -80,7 +90,8 @@ function card(hit, state, scale, isRanked) {
   const meta = el(
     "div",
     { class: "meta" },
-    isRanked && el("span", { class: "score", title: "Cosine similarity, from −1 to 1" }, unseen("score "), score(hit.score)),
+    isRanked &&
+      el("span", { class: "score", title: "Cosine similarity, from −1 to 1" }, unseen("score "), score(hit.score)),
     el("span", { class: "id", title: clip.video_id, text: name === clip.video_id ? "" : clip.video_id }),
     el("a", { class: "similar", href: href(similar), "data-nav": true }, "Similar", unseen(` to ${name}`)),
   );
@@ -92,7 +103,14 @@ function move(event) {
   if (!here || event.altKey || event.ctrlKey || event.metaKey || event.shiftKey) return;
   const all = [...event.currentTarget.querySelectorAll(".card-open")];
   const columns = all.filter((one) => one.getBoundingClientRect().top === all[0].getBoundingClientRect().top).length;
-  const steps = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns, ArrowUp: -columns, Home: -all.length, End: all.length };
+  const steps = {
+    ArrowRight: 1,
+    ArrowLeft: -1,
+    ArrowDown: columns,
+    ArrowUp: -columns,
+    Home: -all.length,
+    End: all.length,
+  };
   const step = steps[event.key];
   if (step === undefined) return;
   event.preventDefault();

@@ -18,7 +18,7 @@ export class ClipDialog {
   constructor(info, onClose) {
     this.#info = info;
     this.#dialog.addEventListener("close", () => {
-      if (this.shown === null) return;
+      if (this.shown === null || this.#dialog.open) return;
       this.#empty();
       onClose();
     });
@@ -33,10 +33,14 @@ export class ClipDialog {
   /** Show a clip; `moment` may be null, `at` is where it plays from, and `plays` whether a click led here. */
   show(clip, moment, state, plays) {
     this.shown = clip.row;
-    const close = el("button", { type: "button", class: "quiet square close", "aria-label": "Close", on: { click: () => this.#dialog.close() } }, icon(CROSS));
     this.#dialog.replaceChildren(
-      el("div", { class: "clip-head" }, el("h2", { id: "clip-title", text: nameOf(clip) }), close),
-      el("div", { class: "clip-body" }, el("div", { class: "stage" }, this.#stage(clip, moment, state.at, plays)), this.#facts(clip, state)),
+      this.#head(nameOf(clip)),
+      el(
+        "div",
+        { class: "clip-body" },
+        el("div", { class: "stage" }, this.#stage(clip, moment, state.at, plays)),
+        this.#facts(clip, state),
+      ),
     );
     if (!this.#dialog.open) this.#dialog.showModal();
   }
@@ -44,9 +48,8 @@ export class ClipDialog {
   /** Tell why a clip cannot be shown. */
   fail(row, error) {
     this.shown = row;
-    const close = el("button", { type: "button", class: "quiet square close", "aria-label": "Close", on: { click: () => this.#dialog.close() } }, icon(CROSS));
     this.#dialog.replaceChildren(
-      el("div", { class: "clip-head" }, el("h2", { id: "clip-title", text: "This clip cannot be shown" }), close),
+      this.#head("This clip cannot be shown"),
       el("p", { class: "notice failed", role: "alert", text: error.message }),
     );
     if (!this.#dialog.open) this.#dialog.showModal();
@@ -56,6 +59,20 @@ export class ClipDialog {
   hide() {
     this.#empty();
     if (this.#dialog.open) this.#dialog.close();
+  }
+
+  #head(title) {
+    const close = el(
+      "button",
+      {
+        type: "button",
+        class: "quiet square close",
+        "aria-label": "Close",
+        on: { click: () => this.#dialog.close() },
+      },
+      icon(CROSS),
+    );
+    return el("div", { class: "clip-head" }, el("h2", { id: "clip-title", text: title }), close);
   }
 
   #empty() {
@@ -71,7 +88,13 @@ export class ClipDialog {
   }
 
   #stage(clip, moment, at, plays) {
-    if (clip.missing) return [picture(clip, null), this.#notice("The video is no longer where it was indexed. Its captions and similar clips are still known; index the folder again to let the clip go.")];
+    if (clip.missing)
+      return [
+        picture(clip, null),
+        this.#notice(
+          "The video is no longer where it was indexed. Its captions and similar clips are still known; index the folder again to let the clip go.",
+        ),
+      ];
     const start = at ?? moment?.seconds ?? clip.start_seconds;
     const notice = el("p", { class: "notice failed", role: "alert", hidden: true });
     const player = video(clip.video, {
@@ -95,18 +118,38 @@ export class ClipDialog {
   #facts(clip, state) {
     const similar = { q: null, like: clip.row, upload: null, where: state.where, k: FIRST_CLIPS, clip: null, at: null };
     const tenths = needsTenths(clip);
-    const range = clip.end_seconds === null ? (clip.start_seconds ? `from ${clock(clip.start_seconds, tenths)}` : "the whole file") : `${clock(clip.start_seconds, tenths)} to ${clock(clip.end_seconds, tenths)}`;
+    const range =
+      clip.end_seconds === null
+        ? clip.start_seconds
+          ? `from ${clock(clip.start_seconds, tenths)}`
+          : "the whole file"
+        : `${clock(clip.start_seconds, tenths)} to ${clock(clip.end_seconds, tenths)}`;
     const facts = [["Video", clip.video_id], ["Part", range], ...Object.entries(clip.attributes)];
     return el(
       "div",
       { class: "facts" },
-      clip.captions.length > 1 && el("section", {}, el("h3", { text: "Captions" }), el("ul", { class: "captions" }, clip.captions.map((text) => el("li", { text })))),
-      el("dl", {}, facts.map(([name, value]) => el("div", {}, el("dt", { text: name }), el("dd", { text: value })))),
+      clip.captions.length > 1 &&
+        el(
+          "section",
+          {},
+          el("h3", { text: "Captions" }),
+          el(
+            "ul",
+            { class: "captions" },
+            clip.captions.map((text) => el("li", { text })),
+          ),
+        ),
+      el(
+        "dl",
+        {},
+        facts.map(([name, value]) => el("div", {}, el("dt", { text: name }), el("dd", { text: value }))),
+      ),
       el(
         "div",
         { class: "actions" },
         el("a", { class: "button", href: href(similar), "data-nav": true, text: "Similar clips" }),
-        !clip.missing && el("a", { class: "button", href: clip.video, target: "_blank", rel: "noopener", text: "Open the file" }),
+        !clip.missing &&
+          el("a", { class: "button", href: clip.video, target: "_blank", rel: "noopener", text: "Open the file" }),
       ),
       this.#info.model.speaks && !clip.missing && this.#talk(clip.row),
     );

@@ -12,7 +12,11 @@ export function fillFilters(panel, facets, onChange) {
   const chosen = () => [...panel.querySelectorAll("input[type=checkbox]:checked")].map((box) => box.value);
   const clear = el("button", { type: "button", class: "link", text: "Clear", on: { click: () => onChange([]) } });
   const number = el("span", { class: "number" });
-  const body = el("div", { class: "filter-body", id: "filter-body" }, groups.map(([name, values]) => group(name, values)));
+  const body = el(
+    "div",
+    { class: "filter-body", id: "filter-body" },
+    groups.map(([name, values]) => group(name, values)),
+  );
   const toggle = el(
     "button",
     { type: "button", class: "filter-toggle", "aria-expanded": "false", "aria-controls": "filter-body" },
@@ -39,7 +43,9 @@ export function fillFilters(panel, facets, onChange) {
 }
 
 function group(name, values) {
-  const sorted = Object.entries(values).sort((a, b) => b[1] - a[1] || a[0].localeCompare(b[0], "en", { numeric: true }));
+  const sorted = Object.entries(values).sort(
+    (a, b) => b[1] - a[1] || a[0].localeCompare(b[0], "en", { numeric: true }),
+  );
   const rows = sorted.map(([value, number], i) =>
     el(
       "li",
@@ -60,7 +66,12 @@ function group(name, values) {
 }
 
 function more(name, rows) {
-  const button = el("button", { type: "button", class: "link", text: `All ${count(rows.length)}`, "aria-label": `All ${count(rows.length)} values of ${name}` });
+  const button = el("button", {
+    type: "button",
+    class: "link",
+    text: `All ${count(rows.length)}`,
+    "aria-label": `All ${count(rows.length)} values of ${name}`,
+  });
   button.addEventListener("click", () => {
     for (const row of rows) row.hidden = false;
     const first = rows[SHOWN_VALUES].querySelector("input");
@@ -69,7 +80,12 @@ function more(name, rows) {
       first.focus();
       return;
     }
-    const find = el("input", { type: "search", class: "find", placeholder: "Find a value", "aria-label": `Find a value of ${name}` });
+    const find = el("input", {
+      type: "search",
+      class: "find",
+      placeholder: "Find a value",
+      "aria-label": `Find a value of ${name}`,
+    });
     find.addEventListener("input", () => {
       const text = find.value.trim().toLowerCase();
       for (const row of rows) {

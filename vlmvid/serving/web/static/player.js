@@ -1,13 +1,18 @@
 // A video that starts at a moment, and under it the score over time.
 
-import { clock, el, score, unseen } from "./dom.js";
+import { clock, el, score, svg, unseen } from "./dom.js";
 import { peaksOf, scaleOf, spanOf, sparkline } from "./sparkline.js";
-import { svg } from "./dom.js";
 
 /** A video element for a file; plays from `start`, and pauses once at `end` (both in seconds, null: open). */
 export function video(address, { start = 0, end = null, plays = false, label, onError }) {
   const player = el("video", { src: address, controls: true, playsinline: true, preload: "auto", "aria-label": label });
-  player.addEventListener("loadedmetadata", () => { player.currentTime = start; }, { once: true });
+  player.addEventListener(
+    "loadedmetadata",
+    () => {
+      player.currentTime = start;
+    },
+    { once: true },
+  );
   if (end !== null) pauseOnce(player, end);
   player.addEventListener("error", onError);
   // A browser may refuse to play what nobody clicked on; then the moment is shown, and waits.
@@ -57,7 +62,13 @@ export function timeline(player, clip, moment, tenths) {
     "div",
     { class: "timeline" },
     bars,
-    el("div", { class: "ends", "aria-hidden": "true" }, el("span", { text: clock(from, tenths) }), el("span", { text: "score over time" }), el("span", { text: clock(to, tenths) })),
+    el(
+      "div",
+      { class: "ends", "aria-hidden": "true" },
+      el("span", { text: clock(from, tenths) }),
+      el("span", { text: "score over time" }),
+      el("span", { text: clock(to, tenths) }),
+    ),
     el("div", { class: "peaks" }, el("h3", { text: "Best moments" }), buttons),
   );
 }

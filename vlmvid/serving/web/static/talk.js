@@ -7,8 +7,19 @@ const QUESTION = "Ask about this video";
 
 /** A form for questions to `address`/ask, and what was asked; with `canDescribe` also a button for a caption. */
 export function talk(address, { canDescribe }) {
-  const log = el("div", { class: "talk-log", role: "log", "aria-live": "polite", "aria-label": "Questions and answers" });
-  const input = el("input", { type: "text", name: "question", "aria-label": QUESTION, placeholder: QUESTION, autocomplete: "off" });
+  const log = el("div", {
+    class: "talk-log",
+    role: "log",
+    "aria-live": "polite",
+    "aria-label": "Questions and answers",
+  });
+  const input = el("input", {
+    type: "text",
+    name: "question",
+    "aria-label": QUESTION,
+    placeholder: QUESTION,
+    autocomplete: "off",
+  });
   const ask = el("button", { type: "submit", class: "primary", text: "Ask" });
   const form = el("form", { class: "talk-form" }, input, ask);
   let isWaiting = false;
@@ -20,7 +31,11 @@ export function talk(address, { canDescribe }) {
     log.append(el("div", {}, el("p", { class: "question", text: question }), answer));
     answer.scrollIntoView({ block: "nearest" });
     try {
-      const words = await send({ onWait: (seconds) => { answer.textContent = `The model is busy; asking again in ${seconds} s…`; } });
+      const words = await send({
+        onWait: (seconds) => {
+          answer.textContent = `The model is busy; asking again in ${seconds} s…`;
+        },
+      });
       answer.textContent = words || "The model gave no words.";
     } catch (error) {
       answer.textContent = isAborted(error) ? "Given up." : error.message;

@@ -39,12 +39,24 @@ export async function isThere(answer) {
 /** Send `file` while `results` shows how far it is; the answer, or null when `given` was given up. Raises Failure. */
 export async function send(file, limits, results, given) {
   if (file.size > limits.upload_bytes) {
-    throw new Failure("too_large", `${file.name} has ${size(file.size)}; at most ${size(limits.upload_bytes)} are taken. Send a shorter piece or a smaller copy.`);
+    throw new Failure(
+      "too_large",
+      `${file.name} has ${size(file.size)}; at most ${size(limits.upload_bytes)} are taken. Send a shorter piece or a smaller copy.`,
+    );
   }
   const bar = el("progress", { max: 1, value: 0, "aria-label": "Sent" });
   const words = el("p", { text: `Sending ${size(file.size)}…` });
   const cancel = el("button", { type: "button", text: "Cancel", on: { click: () => given.abort() } });
-  results.replaceChildren(el("section", { class: "message" }, el("h1", { text: file.name }), bar, words, el("div", { class: "actions" }, cancel)));
+  results.replaceChildren(
+    el(
+      "section",
+      { class: "message" },
+      el("h1", { text: file.name }),
+      bar,
+      words,
+      el("div", { class: "actions" }, cancel),
+    ),
+  );
   say(`Sending ${file.name}`);
   const onProgress = (share) => {
     if (share < 1) {
@@ -99,15 +111,26 @@ export function uploadView(answer, state, info, onRemove) {
         "div",
         { class: "facts" },
         el("h1", { tabindex: "-1", text: answer.caption || answer.name }),
-        el("p", { class: "sub", text: answer.caption ? `${answer.name}, ${clock(answer.seconds, true)}` : clock(answer.seconds, true) }),
+        el("p", {
+          class: "sub",
+          text: answer.caption ? `${answer.name}, ${clock(answer.seconds, true)}` : clock(answer.seconds, true),
+        }),
         answer.tags.length > 0 && tags(answer.tags, state),
         info.model.speaks && talk(`api/uploads/${answer.upload}`, { canDescribe: false }),
         el("div", { class: "actions" }, drop),
-        el("p", { class: "fine", text: "Your video is kept on the server for a short time, and only this tab knows its address." }),
+        el("p", {
+          class: "fine",
+          text: "Your video is kept on the server for a short time, and only this tab knows its address.",
+        }),
       ),
     ),
     answer.similar.length > 0
-      ? el("section", {}, el("h2", { class: "heading", text: "Similar clips of the index" }), cards(answer.similar, state))
+      ? el(
+          "section",
+          {},
+          el("h2", { class: "heading", text: "Similar clips of the index" }),
+          cards(answer.similar, state),
+        )
       : null,
   ].filter(Boolean);
 }
@@ -117,12 +140,24 @@ function tags(found, state) {
     el(
       "li",
       {},
-      el("a", { class: "chip", "data-nav": true, href: href({ ...state, upload: null, q: text, clip: null, at: null }) }, text, el("span", { class: "number", text: score(value) })),
+      el(
+        "a",
+        { class: "chip", "data-nav": true, href: href({ ...state, upload: null, q: text, clip: null, at: null }) },
+        text,
+        el("span", { class: "number", text: score(value) }),
+      ),
     ),
   );
-  return el("section", {}, el("h2", { class: "small", text: "Nearest words of the index" }), el("ul", { class: "chips" }, chips));
+  return el(
+    "section",
+    {},
+    el("h2", { class: "small", text: "Nearest words of the index" }),
+    el("ul", { class: "chips" }, chips),
+  );
 }
 
 /** The words for an upload that the server has forgotten. */
 export const gone = (choose) =>
-  message("This upload is gone", "Uploads are kept for a short time only. Choose the file again.", { actions: [choose] });
+  message("This upload is gone", "Uploads are kept for a short time only. Choose the file again.", {
+    actions: [choose],
+  });
