@@ -24,8 +24,9 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return paths
 
 
-@pytest.mark.parametrize("name", ["report", "comparison"])
-@pytest.mark.parametrize(("scheme", "size"), [("light", DESKTOP), ("dark", PHONE)], ids=["light", "dark phone"])
+@pytest.mark.parametrize(
+    ("name", "scheme", "size"), [("report", "light", DESKTOP), ("report", "dark", PHONE), ("comparison", "dark", PHONE)]
+)
 def test_a_report_opens_for_everybody(
     name: str, scheme: str, size: dict[str, int], reports: dict[str, Path], browser: Browser, pictures: Path
 ) -> None:
