@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 import re
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -40,6 +42,7 @@ from vlmvid.serving.web.files import video_response
 from vlmvid.serving.web.options import ServeOptions
 from vlmvid.serving.web.server import bind, hosts_for, url_of
 from vlmvid.serving.web.service import Service, while_connected
+from vlmvid.serving.web.threads import DaemonThreads
 
 GONE = NUM_CLIPS - 1
 
@@ -494,6 +497,80 @@ def test_what_was_given_up_keeps_no_place() -> None:
             return await asyncio.gather(first, waiting[0], *more)
 
     assert asyncio.run(scenario()) == [0, 1, 4, 5]
+
+
+def test_the_end_does_not_wait_for_the_model() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work(items: Sequence[int]) -> list[int]:
+        begun.set()
+        go_on.wait(30)
+        return list(items)
+
+    async def scenario() -> list[object]:
+        batcher = Batcher(work, name="it", most_waiting=5, most_together=1, retry_seconds=1)
+        async with batcher.running():
+            asked = [asyncio.ensure_future(batcher.do(item)) for item in (1, 2)]
+            await asyncio.to_thread(begun.wait)
+        with pytest.raises(WebError, match="ending"):
+            await batcher.do(3)
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    started = time.monotonic()
+    try:
+        for refused in asyncio.run(scenario()):
+            assert isinstance(refused, WebError)
+            assert (refused.status_code, refused.code) == (503, "busy") and "ending" in refused.detail
+        assert time.monotonic() - started < 10
+    finally:
+        go_on.set()
+
+
+def test_a_file_system_that_hangs_holds_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, isfile = threading.Event(), os.path.isfile
+    hung = tiny_index().clip(1).path
+
+    def look(path: str) -> bool:
+        if path == hung:
+            go_on.wait(30)
+        return isfile(path)
+
+    with running(speaking_model()) as server:
+        monkeypatch.setattr(os.path, "isfile", look)
+        try:
+            started = time.monotonic()
+            hits = server.get("/api/search", text="x", top_k=100).json()["hits"]
+            assert len(hits) == NUM_CLIPS and time.monotonic() - started < 10
+            assert not any(hit["clip"]["missing"] for hit in hits if hit["clip"]["row"] == 1)
+            assert server.get("/api/clips/1").json()["missing"] is False
+            for answer in (server.get("/api/clips/1/video"), server.client.post("/api/clips/1/caption")):
+                assert error_of(answer) == (503, "read_error") and "'v1' does not answer" in answer.text
+            assert server.get("/api/clips/0/video").status_code == 200
+        finally:
+            go_on.set()
+
+
+def test_what_is_not_begun_is_dropped_at_the_end() -> None:
+    threads, begun, go_on = DaemonThreads(1, "it"), threading.Event(), threading.Event()
+
+    def work() -> bool:
+        begun.set()
+        return go_on.wait(30)
+
+    first, second = threads.submit(work), threads.submit(work)
+    assert begun.wait(30) and threads.num_waiting == 1
+    threads.shutdown()
+    assert second.cancelled() and not first.done()
+    with pytest.raises(RuntimeError, match="after the end"):
+        threads.submit(int)
+    go_on.set()
+    threads.shutdown(wait=True)
+    assert first.result() is True
+    again = DaemonThreads(2, "again")
+    with pytest.raises(ValueError, match="'x'"):
+        again.submit(int, "x").result(30)
+    assert again.submit(int, "7").result(30) == 7
+    again.shutdown(wait=True)
 
 
 def test_work_for_a_client_that_went_away_is_given_up() -> None:

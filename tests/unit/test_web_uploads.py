@@ -9,6 +9,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -208,6 +209,30 @@ def test_a_client_that_goes_away_or_stalls_leaves_nothing(server: Running, scrat
         time.sleep(0.05)
     assert files_in(scratch) == [] and bytes_without_names(scratch) == 0
     assert server.get("/health").status_code == 200
+
+
+def test_a_slow_sender_and_one_that_is_refused_take_nobody_s_place(scratch: Path, tmp_path: Path) -> None:
+    limits = {"max_upload_bytes": MEBIBYTE, "max_receiving": 1, "grace_seconds": 0.5, "least_bytes_a_second": 100_000}
+    head = (
+        "POST /api/uploads HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+        "Content-Length: {}\r\n\r\n"
+    )
+    part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+    with running(**limits) as server:
+        address = server.url.removeprefix("http://").split(":")[0], int(server.url.rpartition(":")[2])
+        with socket.create_connection(address) as slow:
+            slow.sendall(head.format(900_000).encode() + part)
+            slow.settimeout(0.05)
+            answer, deadline = b"", time.monotonic() + 20
+            while not answer and time.monotonic() < deadline:
+                slow.sendall(b"\0")  # never idle
+                with suppress(TimeoutError):
+                    answer = slow.recv(4096)
+            assert b" 408 " in answer and b"100,000 bytes a second" in answer
+        with socket.create_connection(address) as large:
+            large.sendall(head.format(64 * MEBIBYTE).encode() + part)
+            time.sleep(0.3)  # it is refused, and the rest of it is taken and forgotten
+            assert server.upload(clip_bytes(tmp_path)).status_code == 200
 
 
 def test_uploads_go_after_a_while(scratch: Path, tmp_path: Path) -> None:

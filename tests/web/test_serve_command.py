@@ -7,6 +7,8 @@ import os
 import signal
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -53,6 +55,55 @@ def test_it_serves_until_it_is_told_to_end(tmp_path: Path, number: signal.Signal
         _, said = process.communicate(timeout=60)
     assert (process.returncode, "Traceback" in said) == (0, False), said
     assert list(scratch.iterdir()) == [], "uploads go with the service"
+
+
+_BUSY = """
+import sys, time, torch
+from vlmvid.cli import main
+from vlmvid.serving.web import service
+
+def look(model, looks):
+    print("looking", file=sys.stderr, flush=True)
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        torch.ones(500, 500) @ torch.ones(500, 500)
+
+service.look = look
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.long
+def test_it_ends_in_time_while_the_model_works(tmp_path: Path) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command = [sys.executable, "-c", _BUSY, "serve", "--model", model_folder(), "--port", "0", "--json"]
+    process = subprocess.Popen(
+        [*command, "--index", str(tiny_index().folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(scratch), "PYTHONPATH": str(ROOT)},
+    )
+    assert process.stdout is not None and process.stderr is not None
+    try:
+        told = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
+        data = write_clip(tmp_path / "mine.mp4", COLOURS["red"]).read_bytes()
+        with ThreadPoolExecutor(1) as thread:
+            sent = thread.submit(httpx.post, f"{told['url']}/api/uploads", files={"file": ("a.mp4", data)}, timeout=60)
+            assert any("looking" in line for line in process.stderr)
+            started = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            _, said = process.communicate(timeout=60)
+            seconds = time.monotonic() - started
+            refused = sent.result()
+    finally:
+        process.kill()
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "5") and "is ending" in refused.text
+    assert (process.returncode, "Traceback" in said) == (0, False), said
+    assert seconds < 15, "five, and what a busy machine adds"
+    assert list(scratch.iterdir()) == []
 
 
 def test_what_it_refuses_is_said_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

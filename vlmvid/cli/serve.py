@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import sys
 from typing import Any
 
@@ -41,7 +42,9 @@ def _serve(arguments: argparse.Namespace) -> int:
     from vlmvid.serving.web.app import make_app
     from vlmvid.serving.web.options import ServeOptions
     from vlmvid.serving.web.server import bind, hosts_for, serve, url_of
+    from vlmvid.serving.web.threads import end_without_busy_threads
 
+    atexit.register(end_without_busy_threads)  # before others do, so that they come first
     # Before the model, which takes longer to fail.
     with bind(arguments.host, arguments.port) as listening:
         index = VideoIndex.open(arguments.index, approximate=arguments.approximate)

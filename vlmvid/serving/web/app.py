@@ -54,6 +54,7 @@ def make_app(model: VideoTextModel, index: VideoIndex, options: ServeOptions | N
         generate_unique_id_function=lambda route: route.name,
         responses=errors(s403="The server does not answer to this name, or to pages of other sites."),
     )
+    app.state.refuse_waiting = service.refuse_waiting
     add_error_handlers(app)
 
     @app.get("/health", tags=["health"], summary="Whether the server answers")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Generic, TypeVar
 
-from vlmvid.serving.web.errors import busy
+from vlmvid.serving.web.errors import busy, ending
+from vlmvid.serving.web.threads import DaemonThreads
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -44,28 +44,39 @@ class Batcher(Generic[T, R]):
         self._most_together = most_together
         self._retry_seconds = retry_seconds
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
+        self._taken: list[tuple[T, asyncio.Future[R]]] = []
+        self._is_ending = False
         self._arrived = asyncio.Event()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Work within the block; what waits at its end is cancelled."""
-        with ThreadPoolExecutor(1, thread_name_prefix=f"vlmvid-{self._name}") as thread:
-            task = asyncio.create_task(self._serve(thread))
-            try:
-                yield
-            finally:
-                task.cancel()
-                with suppress(asyncio.CancelledError):
-                    await task
-                for _, future in self._waiting:
-                    future.cancel()
-                self._waiting.clear()
+        """Work within the block; what is not done at its end is refused, and a call that is not done is left alone."""
+        thread = DaemonThreads(1, f"vlmvid-{self._name}")
+        task = asyncio.create_task(self._serve(thread))
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            self.refuse_all()
+            thread.shutdown()
+
+    def refuse_all(self) -> None:
+        """Refuse what waits, what is in work, and what comes from now on, because the server ends."""
+        self._is_ending = True
+        for _, future in (*self._taken, *self._waiting):
+            if not future.done():
+                future.set_exception(ending())
+        self._waiting.clear()
 
     async def do(self, item: T) -> R:
         """The result of one item; raises what `work` raises for it, and WebError when too many wait.
 
         Cancelling it takes an item out that is not in work yet.
         """
+        if self._is_ending:
+            raise ending()
         if len(self._waiting) >= self._most_waiting:  # those that were given up keep no place
             self._waiting = deque(pair for pair in self._waiting if not pair[1].done())
         if len(self._waiting) >= self._most_waiting:
@@ -75,11 +86,11 @@ class Batcher(Generic[T, R]):
         self._arrived.set()
         return await future
 
-    async def _serve(self, thread: ThreadPoolExecutor) -> None:
+    async def _serve(self, thread: DaemonThreads) -> None:
         loop = asyncio.get_running_loop()
         while True:
             await self._arrived.wait()
-            taken = self._take()
+            taken = self._taken = self._take()
             if not taken:
                 self._arrived.clear()
                 continue

@@ -55,6 +55,17 @@ def busy(what: str, seconds: int) -> WebError:
     return WebError(503, "busy", message, {"Retry-After": str(seconds)})
 
 
+def ending() -> WebError:
+    """The refusal of a request that would keep the server from ending."""
+    return WebError(503, "busy", "the server is ending; try again when it is back", {"Retry-After": "5"})
+
+
+def unanswering_storage(video_id: str) -> WebError:
+    """The file system on which a video lies says nothing for now, not even whether the video is there."""
+    message = f"the storage of {shown(video_id)} does not answer; try again"
+    return WebError(503, "read_error", message, {"Retry-After": "5"})
+
+
 def shown(text: str) -> str:
     """A part of `text` that a message can quote, whatever it is."""
     cut = text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -137,8 +136,3 @@ def _only(start: Callable[[], Outcomes[T | DecodeError]]) -> T:
 
 def _size(made: bytes | DecodeError) -> int:
     return len(made) if isinstance(made, bytes) else _FAILURE_BYTES
-
-
-def is_missing(path: str) -> bool:
-    """Whether the file behind a row of the index is gone."""
-    return not os.path.isfile(path)

@@ -25,6 +25,8 @@ class ServeOptions(Config):
         upload_seconds: an upload that nobody asked for during this time goes.
         max_receiving: so many uploads may be on their way, or looked at, at a time.
         idle_seconds: an upload of which nothing came for so long is given up.
+        grace_seconds: an upload may be as slow as it likes for so long.
+        least_bytes_a_second: after that time an upload is given up when less has come than this would have brought.
         max_waiting_searches: further ones are told to come back.
         max_waiting_words: captions, answers and uploads that may wait for the model.
         max_waiting_pictures: thumbnails that may wait for a decoder.
@@ -43,6 +45,8 @@ class ServeOptions(Config):
     upload_seconds: float = Field(default=3600.0, gt=0)
     max_receiving: int = Field(default=4, ge=1)
     idle_seconds: float = Field(default=30.0, gt=0)
+    grace_seconds: float = Field(default=30.0, ge=0)
+    least_bytes_a_second: int = Field(default=64_000, ge=1)
     max_waiting_searches: int = Field(default=256, ge=1)
     max_waiting_words: int = Field(default=16, ge=1)
     max_waiting_pictures: int = Field(default=256, ge=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from typing import Annotated
 
@@ -13,7 +12,6 @@ from vlmvid.errors import DecodeError
 from vlmvid.serving.web import searching
 from vlmvid.serving.web.errors import clip_error
 from vlmvid.serving.web.files import VideoResponse, video_response
-from vlmvid.serving.web.media import is_missing
 from vlmvid.serving.web.options import MAX_FILTER_CHARACTERS, MAX_FILTERS, MAX_QUERY_CHARACTERS, MAX_TOP_K
 from vlmvid.serving.web.schemas import (
     AnswerAnswer,
@@ -109,7 +107,7 @@ def index_routes(service: Service) -> APIRouter:
     @router.get("/clips/{row}", summary="One clip", responses=errors(s404="There is no such clip.", s422=BAD))
     async def get_clip(row: Row) -> ClipAnswer:
         found = await service.clip(row)
-        return clip_answer(found, missing=await asyncio.to_thread(is_missing, found.path))
+        return clip_answer(found, missing=await service.is_missing(found))
 
     @router.get(
         "/clips/{row}/similar",
@@ -179,6 +177,7 @@ def _add_words(router: APIRouter, service: Service) -> None:
 async def _words(service: Service, row: int, question: str | None) -> str:
     found = await service.clip(row)
     service.require_words()
+    await service.require_present(found)
     try:
         vision = service.model.speaker_vision
         frames = await service.media.frames(vision, found.path, found.start_seconds, found.end_seconds)

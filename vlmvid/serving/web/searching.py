@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from vlmvid.serving.model import VideoTextModel
 from vlmvid.serving.video_index import IndexedClip, Moment, VideoIndex
-from vlmvid.serving.web.media import is_missing
 
 Where = tuple[tuple[str, tuple[str, ...]], ...]
 """Of each attribute, the values of which a clip must have one."""
@@ -32,12 +31,12 @@ class Query:
 
 @dataclass(frozen=True)
 class Found:
-    """One clip that was found; `is_missing` says that its video is gone."""
+    """One clip that was found; `is_missing` says that its video is gone, as far as that is known."""
 
     clip: IndexedClip
     score: float
     moment: Moment | None
-    is_missing: bool
+    is_missing: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Answer:
 
 
 class Searcher:
-    """The index and the model that embeds queries for it; used by one thread."""
+    """The index and the model that embeds queries for it; used by one thread, which opens no video."""
 
     def __init__(self, model: VideoTextModel, index: VideoIndex) -> None:
         self._model = model
@@ -99,7 +98,6 @@ class Searcher:
                 clip,
                 float(score),
                 self._index.moment(clip.row, vector) if by_text else None,
-                is_missing(clip.path),
             )
             for clip, score in zip(self._index.clips(rows), scores, strict=True)
         ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import socket
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from vlmvid.errors import ConfigError
 _MAX_HEAD_BYTES = 128 << 10
 _MAX_CONNECTIONS = 1000
 _CLOSING_SECONDS = 5
+_REFUSING_SECONDS = 0.5  # of these, for telling those who still wait
 _BACKLOG = 2048
 _LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
@@ -77,6 +79,7 @@ class WebServer(uvicorn.Server):
             timeout_graceful_shutdown=_CLOSING_SECONDS,
         )
         super().__init__(config)
+        self._refuse_waiting: Callable[[], None] = app.state.refuse_waiting
         self._when_ready = when_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -84,6 +87,14 @@ class WebServer(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             self._when_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Give open requests a few seconds, refuse those that wait for the model even then, and end."""
+        refusal = asyncio.get_running_loop().call_later(_CLOSING_SECONDS - _REFUSING_SECONDS, self._refuse_waiting)
+        try:
+            await super().shutdown(sockets)
+        finally:
+            refusal.cancel()
 
 
 def serve(app: FastAPI, listening: socket.socket, when_ready: Callable[[], None]) -> None:

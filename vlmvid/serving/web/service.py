@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -17,9 +18,10 @@ from vlmvid.registry import nearest
 from vlmvid.serving.model import VideoTextModel
 from vlmvid.serving.video_index import IndexedClip, Moment, VideoIndex
 from vlmvid.serving.web.batcher import Batcher
-from vlmvid.serving.web.errors import WebError, missing_video, shown
-from vlmvid.serving.web.media import Media, is_missing
+from vlmvid.serving.web.errors import WebError, missing_video, shown, unanswering_storage
+from vlmvid.serving.web.media import Media
 from vlmvid.serving.web.options import MAX_QUERY_CHARACTERS, MAX_TOP_K, ServeOptions
+from vlmvid.serving.web.presence import Presence
 from vlmvid.serving.web.schemas import ClipAnswer, Hit, IndexInfo, Info, Limits, ModelInfo, MomentAnswer
 from vlmvid.serving.web.searching import Answer, Query, Searcher, Where
 from vlmvid.serving.web.uploads import Uploads
@@ -51,6 +53,7 @@ class Service:
         self.options = options
         self.media = Media(model.decode, options)
         self.uploads = Uploads(options)
+        self._presence = Presence()
         self.info = _info(model, index, options)
         self._facets = {name: frozenset(values) for name, values in self.info.facets.items()}
         self._searches: Batcher[Query, Answer] = Batcher(
@@ -72,13 +75,22 @@ class Service:
     async def running(self) -> AsyncIterator[None]:
         """Threads, decode workers and temporary files, for the time of the block."""
         async with AsyncExitStack() as stack:
-            for part in (self.uploads, self.media, self._searches, self._looks):
+            for part in (self.uploads, self.media, self._presence, self._searches, self._looks):
                 await stack.enter_async_context(part.running())
             yield
 
     async def search(self, query: Query) -> Answer:
         """Answer one query, together with others that wait; raises WebError when too many do."""
-        return await self._searches.do(query)
+        answer = await self._searches.do(query)
+        # Beside the search thread, which a file system that hangs must not hold; what is not known counts as there.
+        missing = await self._presence.missing([found.clip.path for found in answer.found])
+        found = [replace(one, is_missing=bool(is_gone)) for one, is_gone in zip(answer.found, missing, strict=True)]
+        return replace(answer, found=found)
+
+    def refuse_waiting(self) -> None:
+        """Refuse the searches and looks that are not done, because the server ends."""
+        self._searches.refuse_all()
+        self._looks.refuse_all()
 
     async def look(self, wanted: Look) -> Seen:
         """Have the model look at a video; raises WebError when too many wait, or for a question that it refuses."""
@@ -104,11 +116,23 @@ class Service:
         return await asyncio.to_thread(self.index.clip, row)
 
     async def present_clip(self, row: int) -> IndexedClip:
-        """As `clip`; raises WebError when its video is gone, too."""
+        """As `clip`; raises WebError when its video is gone, too, or its storage does not answer."""
         clip = await self.clip(row)
-        if await asyncio.to_thread(is_missing, clip.path):
-            raise missing_video(clip.video_id)
+        await self.require_present(clip)
         return clip
+
+    async def require_present(self, clip: IndexedClip) -> None:
+        """Raise WebError when the video of a clip is gone, or its storage does not answer."""
+        (is_gone,) = await self._presence.missing([clip.path])
+        if is_gone is None:
+            raise unanswering_storage(clip.video_id)
+        if is_gone:
+            raise missing_video(clip.video_id)
+
+    async def is_missing(self, clip: IndexedClip) -> bool:
+        """Whether its video is known to be gone."""
+        (is_gone,) = await self._presence.missing([clip.path])
+        return bool(is_gone)
 
     def where(self, filters: Sequence[str]) -> Where:
         """``name:value`` pairs as a filter; raises WebError for what no clip has."""

@@ -86,13 +86,19 @@ class Uploads:
         assert self._root is not None  # requests come while the server runs
         name = secrets.token_hex(16)
         upload = Upload(name, self._root / name)
+        drains = False
         try:
             await self._receive(request, upload)
             yield upload
+        except _MoreComesError:
+            drains = True
+            raise
         finally:
             self._num_receiving -= 1
             if upload.name not in self._kept:
                 _remove(upload)
+            if drains:  # in nobody's way
+                await _drain(request)
 
     def keep(self, upload: Upload) -> None:
         """Have it stay until its time is over, or others need the room."""
@@ -144,14 +150,15 @@ class Uploads:
         """The body as it comes, never more than what an upload may have."""
         most = self._options.max_upload_bytes + _FRAMING_BYTES
         declared = request.headers.get("content-length", "")
-        received, has_more = 0, True
+        received, has_more, started = 0, True, time.monotonic()
         is_too_large = declared.isdigit() and int(declared) > most
         while has_more and not is_too_large:
+            seconds = self._options.grace_seconds + received / self._options.least_bytes_a_second
+            left = started + seconds - time.monotonic()
             try:
-                message = await asyncio.wait_for(request.receive(), self._options.idle_seconds)
+                message = await asyncio.wait_for(request.receive(), min(self._options.idle_seconds, max(left, 0)))
             except TimeoutError:
-                words = f"nothing of the upload came for {self._options.idle_seconds:g} s; send it again"
-                raise WebError(408, "too_slow", words) from None
+                raise self._too_slow(received, time.monotonic() - started) from None
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
             has_more = message.get("more_body", False)
@@ -160,19 +167,30 @@ class Uploads:
             if not is_too_large:
                 yield message["body"]
         if is_too_large:
-            if has_more:
-                await _drain(request)
-            raise self._too_large()
+            raise self._too_large(_MoreComesError if has_more else WebError)
 
-    def _too_large(self) -> WebError:
+    def _too_slow(self, received: int, seconds: float) -> WebError:
+        return WebError(
+            408,
+            "too_slow",
+            f"{received:,} bytes of the upload came in {seconds:.0f} s; an upload must not pause for "
+            f"{self._options.idle_seconds:g} s, and after {self._options.grace_seconds:g} s it must bring "
+            f"{self._options.least_bytes_a_second:,} bytes a second; send it again, or a smaller copy",
+        )
+
+    def _too_large(self, kind: type[WebError] = WebError) -> WebError:
         most = self._options.max_upload_bytes
         size = f"{most / 2**20:g} MiB" if most >= 2**20 else f"{most:,} bytes"
-        return WebError(
+        return kind(
             413,
             "too_large",
             f"the upload has more than {size}; send a shorter piece or a smaller copy, or start the server with "
             "--max-upload-mb",
         )
+
+
+class _MoreComesError(WebError):
+    """A refusal of a body that has not come as a whole."""
 
 
 async def _drain(request: Request) -> None:
