@@ -128,8 +128,12 @@ def test_a_second_build_costs_nothing_and_later_ones_what_is_new(
     for clip in index.clips(range(4)):
         np.testing.assert_allclose(index.embeddings([clip.row]), model.encode_video([clip.path]), atol=1e-3)
         assert index.moment(clip.row, np.ones(8, np.float32)) is not None
-    # The opened one is as it was, and nothing of what is gone lies in the folder.
-    assert opened.clip(0).video_id == "blue.mp4" and opened.search(np.ones((1, 8), np.float32), 9)[0].shape == (1, 4)
+    # The opened one is as it was, with all its moments; after one more build nothing of what is gone is in the folder.
+    query = np.ones(8, np.float32)
+    assert opened.clip(0).video_id == "blue.mp4" and opened.search(query[None], 9)[0].shape == (1, 4)
+    assert all(opened.moment(row, query) is not None for row in range(4))
+    assert counts(build(videos, model_folder, out)) == (4, 0, 0, 0)
+    assert opened.moment(0, query) is None and index.moment(0, query) is not None
     keys = [key for path in (out / "clips/index").glob("*/shard.json") for key in json.loads(path.read_text())["keys"]]
     assert len(keys) == 4 and len(list((out / "tables").iterdir())) == 1
 
@@ -245,6 +249,33 @@ class TestRefused:
             (store / name).mkdir(parents=True)
         with pytest.raises(ConfigError, match="holds something else, e.g. 'stages'"):
             build(videos, model_folder, store)
+
+    def test_folders_that_are_called_as_ours(self, videos: Path, model_folder: Path, tmp_path: Path) -> None:
+        """A person's own folders may be called clips or tables, and stay."""
+        for name in ("clips/index", "tables/summer", "locks"):
+            (tmp_path / "mine" / name).mkdir(parents=True)
+        (tmp_path / "mine" / "notes").mkdir()
+        with pytest.raises(ConfigError, match="holds something else, e.g. 'notes'"):
+            build(videos, model_folder, tmp_path / "mine")
+        (tmp_path / "mine" / "notes").rmdir()
+        (tmp_path / "mine" / "clips" / "index").rmdir()
+        with pytest.raises(ConfigError, match="holds something else, e.g. 'clips'"):
+            build(videos, model_folder, tmp_path / "mine")
+        assert (tmp_path / "mine" / "tables" / "summer").is_dir()
+
+
+def test_what_is_not_ours_stays_in_the_folder_of_an_index(videos: Path, model_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "index"
+    build(videos, model_folder, out)
+    mine, ours = [], []
+    for folder, own in (("tables", f".1234-{'ab' * 6}.{'0' * 12}.tmp"), ("clips/index", f".{'ab' * 12}.0.damaged")):
+        mine.append(out / folder / "summer")
+        ours.append(out / folder / own)
+    for path in (*mine, *ours):
+        path.mkdir()
+    (videos / "blue.mp4").unlink()
+    build(videos, model_folder, out)
+    assert all(path.is_dir() for path in mine) and not any(path.exists() for path in ours)
 
 
 def test_a_damaged_index_is_mended_by_a_build(

@@ -12,7 +12,9 @@ import pytest
 
 from tests.unit.video_index_fixtures import MAKER, make_index, table_row, unit_rows
 from vlmvid.errors import ArtifactError, ConfigError
+from vlmvid.serving import video_index
 from vlmvid.serving.video_index import VideoIndex
+from vlmvid.serving.video_index_files import IndexDescription
 from vlmvid.serving.video_index_table import MAX_FACET_VALUES
 
 N, D = 1500, 24
@@ -127,6 +129,24 @@ def test_attributes_without_end_are_no_facets(tmp_path: Path) -> None:
     assert not {"over", "long"} & index.facets.keys() and len(index.facets) == 50
     assert index.facets["just"] == {str(value): 10 for value in range(100)}
     assert index.clip(999).attributes["over"] == str(999 % 101)
+
+
+def test_it_opens_while_a_build_puts_another_table_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_index(tmp_path / "index", unit_rows(3, D))
+    original = video_index.read_description
+
+    def read_and_be_late(folder: Path) -> IndexDescription:
+        found = original(folder)
+        if found.num_clips == 3:
+            with monkeypatch.context() as patched:
+                patched.setattr(video_index, "read_description", original)
+                make_index(folder, unit_rows(5, D))
+        return found
+
+    monkeypatch.setattr(video_index, "read_description", read_and_be_late)
+    assert VideoIndex.open(tmp_path / "index").num_clips == 5
 
 
 class TestDamage:

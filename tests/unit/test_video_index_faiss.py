@@ -52,6 +52,19 @@ def test_it_finds_most_and_scores_as_the_exact_search(built: Path) -> None:
     assert near.like(7, 3)[0].shape == (1, 3)
 
 
+def test_as_many_come_back_as_are_asked_for(built: Path) -> None:
+    """The cells of an index of 6,000 clips give fewer than 1,000 of them; then all are looked at."""
+    exact, near = VideoIndex.open(built), VideoIndex.open(built, approximate=True)
+    queries = unit_rows(20, D, seed=6).astype(np.float32)
+    for k in (100, 1000, N + 1):
+        assert near.search(queries, k)[0].shape == (20, min(k, N))
+    for ours, theirs in zip(exact.search(queries, N), near.search(queries, N), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    together, _ = near.search(queries, 1000)
+    for query, rows in zip(queries, together, strict=True):
+        np.testing.assert_array_equal(near.search(query[None], 1000)[0][0], rows)
+
+
 def test_what_cannot_be_is_said(built: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(tmp_path / "plain", with_cells=False)
     with pytest.raises(ConfigError, match="built without approximate search; build it with `vlmvid index --faiss`"):

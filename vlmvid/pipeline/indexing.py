@@ -37,6 +37,7 @@ from vlmvid.pipeline.indexing_sources import (
 from vlmvid.pipeline.progress import StageProgress
 from vlmvid.pipeline.request import ShardReport
 from vlmvid.serving.video_index_faiss import load_faiss
+from vlmvid.serving.video_index_folder import check_folder
 from vlmvid.types import FrameBatch
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ CODE_ROOTS = (
     "vlmvid.serving.visual_features",
     "vlmvid.serving.dual_encoder",
 )
-_OURS = {"index.json", "clips", "ledger", "digests", "tables", "locks"}
 Columns = dict[str, NDArray[Any]]
 
 
@@ -114,12 +114,7 @@ def index_request(videos: str, model: str, out: str, **options: Any) -> IndexReq
             f"--out {out}: an index is a folder of this machine; name one, and copy it where it is needed"
         )
     folder = Path(out).expanduser().absolute()
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"--out {folder} is a file; name a folder for the index")
-    found = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.is_dir() else set()
-    strange = found - _OURS
-    if strange and "index.json" not in found:
-        raise ConfigError(f"--out {folder} holds something else, e.g. {min(strange)!r}; name a new or empty folder")
+    check_folder(folder)
     if "://" not in videos:
         videos = str(Path(videos).expanduser().absolute())
     local = Path(model).expanduser()

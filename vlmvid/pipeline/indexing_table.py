@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +41,8 @@ from vlmvid.serving.video_index_files import (
     read_tags,
     stored_description,
 )
-from vlmvid.serving.video_index_table import Maker, TableContent, publish_table, remove_old_tables
+from vlmvid.serving.video_index_folder import remove_old_shards, remove_old_tables
+from vlmvid.serving.video_index_table import Maker, TableContent, publish_table
 from vlmvid.types import AttributeValue
 
 # N clips, D values of an embedding
@@ -94,7 +94,7 @@ class _Listing:
     def digest(self) -> str:
         """Tells whether the table would be the same."""
         found = hashlib.sha256()
-        for row in (*self.rows, *self.failed):
+        for row in chain(self.rows, self.failed):
             found.update(row.model_dump_json().encode() + b"\n")
         return found.hexdigest()
 
@@ -135,7 +135,9 @@ def finish_index(request: IndexRequest, embedded: int) -> IndexReport:
         )
     else:
         remove_old_tables(folder)
-    _remove_shards(folder / "clips" / STAGE, {row.shard for row in listing.places.values()})
+    # Those of the table before stay for whoever has it open; the next build removes them.
+    kept = {row.shard for row in listing.places.values()}
+    remove_old_shards(folder, kept.union(before.shards if before is not None else ()))
     return IndexReport(
         out=request.out,
         clips=len(listing.good),
@@ -282,10 +284,3 @@ def _nothing_embedded(request: IndexRequest, failed: Sequence[FailedRow]) -> str
         f"not one of the {len(failed)} clips of {request.videos} could be embedded ({reasons}). Examples: {examples}. "
         "Mend the files and run again; with --retry failed what failed for good is tried again"
     )
-
-
-def _remove_shards(folder: Path, kept: set[str]) -> None:
-    with suppress(FileNotFoundError):
-        for path in folder.iterdir():
-            if path.name not in kept:
-                shutil.rmtree(path, ignore_errors=True)

@@ -74,7 +74,7 @@ class VideoIndex:
     """Embedded clips with what is known of them. Made by ``vlmvid index``, opened by `VideoIndex.open`.
 
     Several threads may use one. Searches take turns, because each of them keeps all cores busy. An index that is built
-    again stays as it was opened, without the moments of clips that are gone.
+    again stays as it was opened; only once it has been built twice, some of its clips may give no moments.
 
     Attributes:
         folder: where it lies.
@@ -131,8 +131,15 @@ class VideoIndex:
         """
         place = Path(folder).expanduser().absolute()
         description = read_description(place)
-        check_files(place, description)
-        return cls(place, description, approximate=approximate)
+        while True:
+            try:
+                check_files(place, description)
+                return cls(place, description, approximate=approximate)
+            except ArtifactError:
+                now = read_description(place)
+                if now.table == description.table:
+                    raise
+                description = now  # a build has put another table in its place meanwhile
 
     def __repr__(self) -> str:
         return f"VideoIndex({str(self.folder)!r}: {self.num_clips} clips, {self.embed_dim} values, {self.encoders})"
@@ -221,7 +228,7 @@ class VideoIndex:
         stored = self._stored(row)
         try:
             steps, seconds = (self._shards.array(stored["shard"], name) for name in (STEPS, SECONDS))
-        except MissingResult:  # built again since
+        except MissingResult:  # built twice since
             return None
         scores = steps[stored["shard_row"]].astype(np.float32) @ np.asarray(query, dtype=np.float32)
         times = (seconds[stored["shard_row"]].astype(np.float64) + stored["start_seconds"]).tolist()
@@ -249,16 +256,14 @@ class VideoIndex:
         return self._embeddings[np.asarray(rows, np.int64)].astype(np.float32)
 
     def _near(self, queries: NDArray[np.float32], k: int, cells: Cells) -> Found:
-        """As `search`, among the rows that the cells of each query give; rows that they lack make all find fewer."""
-        found = [
-            top_k(query[None], self._embeddings, k, rows=cells.candidates(query, k), max_norm=self._max_norm)
-            for query in queries
-        ]
-        fewest = min(rows.shape[1] for rows, _ in found)
-        rows, scores = zip(*found, strict=True)
-        return np.concatenate([some[:, :fewest] for some in rows]), np.concatenate(
-            [some[:, :fewest] for some in scores]
-        )
+        """As `search`, each query among the rows that its cells give, or among all where these are fewer than asked."""
+        wanted = min(k, self.num_clips)
+        found = []
+        for query in queries:
+            near = cells.candidates(query, k)
+            searched = near if len(near) >= wanted else None
+            found.append(top_k(query[None], self._embeddings, k, rows=searched, max_norm=self._max_norm))
+        return np.concatenate([rows for rows, _ in found]), np.concatenate([scores for _, scores in found])
 
     @cached_property
     def _ids(self) -> pa.ChunkedArray:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import secrets
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,6 @@ from vlmvid.serving.video_index_files import (
     IndexDescription,
     TableRow,
     describe_files,
-    stored_description,
     table_folder,
     write_description,
     write_facets,
@@ -35,6 +32,7 @@ from vlmvid.serving.video_index_files import (
     write_rows,
     write_tags,
 )
+from vlmvid.serving.video_index_folder import remove_old_tables
 
 MAX_FACETS = 50
 MAX_FACET_VALUES = 100  # an attribute of more is shown with each clip, and is nothing to choose from
@@ -122,16 +120,6 @@ def publish_table(folder: Path, maker: Maker, content: TableContent) -> IndexDes
     write_description(folder, description)
     remove_old_tables(folder)
     return description
-
-
-def remove_old_tables(folder: Path) -> None:
-    """Remove the tables that the index in `folder` does not name: earlier ones, and what a killed run left."""
-    description = stored_description(folder)
-    current = None if description is None else description.table
-    with suppress(FileNotFoundError):
-        for path in (folder / "tables").iterdir():
-            if path.name != current:
-                shutil.rmtree(path, ignore_errors=True)
 
 
 def _write_embeddings(path: Path, content: TableContent) -> float:
