@@ -68,6 +68,10 @@ ModelAddress = Annotated[str, form_field("Model", "models:/NAME@champion, or a m
 IndexFolder = Annotated[
     str, form_field("Index", "The folder of the index, on the worker's machine; made if it is not there.", min_length=1)
 ]
+AcceptCode = Annotated[
+    bool, form_field("Accept code change", "Keep what another version of vlmvid has embedded, now and later.")
+]
+Replace = Annotated[bool, form_field("Replace", "The index may become one of other videos; what is not there goes.")]
 
 Delete = Annotated[bool, form_field("Delete", "Off: only say what would be deleted from the store.")]
 OlderThanHours = Annotated[float, form_field("Older than (hours)", "What changed more recently is left alone.", ge=0)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,13 +17,14 @@ import pytest
 from tests.tiny import COLOURS, write_clip, write_rows
 from tests.unit.test_serving_load import template
 from vlmvid.cli import main
-from vlmvid.errors import ArtifactError, ConfigError, StageError
+from vlmvid.errors import ArtifactError, ConfigError, DecodeError, StageError
 from vlmvid.models.alignment import load_alignment, save_alignment
-from vlmvid.pipeline import indexing
+from vlmvid.pipeline import indexing, indexing_model
 from vlmvid.pipeline.indexing import index_request, plan_index, run_index_shard
-from vlmvid.pipeline.indexing_table import IndexReport, build_index
+from vlmvid.pipeline.indexing_table import IndexReport, build_index, finish_index
 from vlmvid.pipeline.search import search_index
 from vlmvid.serving.load import load
+from vlmvid.serving.model import VideoTextModel
 from vlmvid.serving.model_folder import MANIFEST
 from vlmvid.serving.video_index import VideoIndex
 from vlmvid.serving.video_index_files import read_failed
@@ -133,7 +135,6 @@ def test_a_second_build_costs_nothing_and_later_ones_what_is_new(
     assert opened.clip(0).video_id == "blue.mp4" and opened.search(query[None], 9)[0].shape == (1, 4)
     assert all(opened.moment(row, query) is not None for row in range(4))
     assert counts(build(videos, model_folder, out)) == (4, 0, 0, 0)
-    assert opened.moment(0, query) is None and index.moment(0, query) is not None
     keys = [key for path in (out / "clips/index").glob("*/shard.json") for key in json.loads(path.read_text())["keys"]]
     assert len(keys) == 4 and len(list((out / "tables").iterdir())) == 1
 
@@ -209,7 +210,7 @@ def test_attributes_are_facets(videos: Path, model_folder: Path, tmp_path: Path)
 
 def test_approximate_search_is_prepared_when_it_is_asked_for(videos: Path, model_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "index"
-    for options, has_cells in (({}, False), ({"faiss": True}, True), ({"faiss": True}, True), ({}, False)):
+    for options, has_cells in (({}, False), ({"faiss": True}, True), ({}, True), ({"faiss": False}, False)):
         assert counts(build(videos, model_folder, out, **options))[0] == 4
         assert bool(list(out.glob("tables/*/cells.faiss"))) == has_cells
         if has_cells:
@@ -238,6 +239,17 @@ class TestRefused:
             build(tmp_path / "empty", model_folder, tmp_path / "index")
         with pytest.raises(ConfigError, match="nowhere is neither a folder nor a file"):
             build(tmp_path / "nowhere", model_folder, tmp_path / "index")
+
+    def test_other_videos(self, videos: Path, model_folder: Path, tmp_path: Path) -> None:
+        out, other = tmp_path / "index", tmp_path / "other"
+        other.mkdir()
+        shutil.copy(videos / "red.mp4", other / "red.mp4")
+        build(videos, model_folder, out)
+        with pytest.raises(ConfigError, match=f"is of {videos}, and would become one of {other}.*--replace"):
+            build(other, model_folder, out)
+        assert VideoIndex.open(out).num_clips == 4
+        assert counts(build(other, model_folder, out, replace=True)) == (1, 0, 3, 0)
+        assert counts(build(other, model_folder, out)) == (1, 0, 0, 0)
 
     def test_a_folder_of_other_things(self, videos: Path, model_folder: Path) -> None:
         with pytest.raises(ConfigError, match="holds something else, e.g. 'blue.mp4'"):
@@ -337,6 +349,89 @@ def test_a_model_that_changes_during_a_build_is_noticed(videos: Path, model_fold
     (job,) = plan_index(request)
     with pytest.raises(ConfigError, match="is another model .* than when the build began"):
         run_index_shard(request, job.model_copy(update={"model_digest": "0" * 24}))
+
+
+def test_an_alias_that_moves_before_the_last_step_is_noticed(videos: Path, model_folder: Path, tmp_path: Path) -> None:
+    request = index_request(str(videos), str(model_folder), str(tmp_path / "index"), decode_workers=0)
+    with pytest.raises(ConfigError, match="is another model .* than when the build began"):
+        finish_index(request, 4, "0" * 24)
+
+
+def test_accepted_code_stays_accepted(
+    videos: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count_embedded: list[str]
+) -> None:
+    out = tmp_path / "index"
+    build(videos, model_folder, out)
+    count_embedded.clear()
+    monkeypatch.setattr(indexing_model, "_code", lambda: ({"vlmvid.serving.dual_encoder": "other"}, {"torch": "9"}))
+    for options in ({"accept_code_change": True}, {}, {}):
+        assert counts(build(videos, model_folder, out, **options)) == (4, 0, 0, 0)
+    monkeypatch.setattr(indexing_model, "_code", lambda: ({"vlmvid.serving.dual_encoder": "third"}, {"torch": "9"}))
+    assert counts(build(videos, model_folder, out, accept_code_change=True)) == (4, 0, 0, 0)
+    assert not count_embedded
+
+
+def test_other_code_embeds_tags_and_clips_anew(
+    videos: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, told = tmp_path / "index", []
+    build(videos, model_folder, out)
+    original = VideoTextModel.encode_text
+    monkeypatch.setattr(VideoTextModel, "encode_text", lambda self, texts: told.extend(texts) or original(self, texts))
+    (videos / "blue.txt").write_text("a sky")
+    build(videos, model_folder, out)
+    assert "a sky" in told and "a red picture" not in told
+    monkeypatch.setattr(indexing_model, "_code", lambda: ({"vlmvid.serving.dual_encoder": "other"}, {"torch": "9"}))
+    assert counts(build(videos, model_folder, out)) == (4, 4, 0, 0)
+    assert {"a sky", "a red picture"} <= set(told)
+
+
+class TestPassingErrors:
+    """What cannot be read just now is not taken out."""
+
+    def test_a_storage_that_is_away(
+        self, videos: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from vlmvid.pipeline import sources
+
+        out = tmp_path / "index"
+        build(videos, model_folder, out)
+        (videos / "blue.mp4").unlink()
+        with monkeypatch.context() as patched:
+            patched.setattr(sources, "check_file", _away("red.mp4", sources.check_file))
+            assert counts(build(videos, model_folder, out)) == (3, 0, 1, 0)
+        index = VideoIndex.open(out)
+        assert index.clip(index.row_of("red.mp4")).captions == ("a red picture",)
+        assert index.moment(index.row_of("red.mp4"), np.ones(8, np.float32)) is not None
+        assert counts(build(videos, model_folder, out)) == (3, 0, 0, 0)
+
+    def test_a_folder_that_cannot_be_listed(
+        self, videos: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        out, closed = tmp_path / "index", videos / "closed"
+        closed.mkdir()
+        (videos / "red.mp4").rename(closed / "red.mp4")
+        build(videos, model_folder, out)
+        original = os.scandir
+
+        def refuse(path: Any) -> Any:
+            if not isinstance(path, int) and os.fsencode(path) == os.fsencode(closed):
+                raise PermissionError(13, "Permission denied", path)
+            return original(path)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "scandir", refuse)
+            assert counts(build(videos, model_folder, out)) == (4, 0, 0, 1)
+        assert counts(build(videos, model_folder, out)) == (4, 0, 0, 0)
+
+
+def _away(name: str, original: Any) -> Any:
+    def check(path: Path, *rest: Any) -> Any:
+        if path.name == name:
+            raise DecodeError(f"{path}: the storage is away", reason_code="read_error", transient=True)
+        return original(path, *rest)
+
+    return check
 
 
 @pytest.mark.long

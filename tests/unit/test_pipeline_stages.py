@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -289,7 +290,7 @@ class TestSearch:
     def test_text_queries_rank_as_the_model_does(self, tmp_path: Path, home: Path, manifest: Path) -> None:
         """The oracle: the loaded model on the files themselves."""
         import vlmvid
-        from vlmvid.pipeline.indexing import index_request
+        from vlmvid.pipeline.indexing import index_request, plan_index
         from vlmvid.pipeline.indexing_table import build_index
         from vlmvid.pipeline.search import search_index
 
@@ -306,6 +307,19 @@ class TestSearch:
         by_hand = {f"v{i}": scores[i] for i in range(10)}
         np.testing.assert_allclose([h.score for h in hits], [by_hand[h.video_id] for h in hits], atol=1e-3)
         assert len(hits) == 10
+        artifact = refs["encode"].uri
+        for changes, words in (
+            ({"features": {"weights": "sha256:0"}}, "weights sha256:[0-9a-f]+, the model's sha256:0; give the videos"),
+            ({"features": {"decode": {"reader": "torchcodec"}}}, "decode.reader [a-z]+, the model's torchcodec"),
+            ({"features": {"vision": {"precision": "bfloat16"}}}, "vision.precision float32, the model's bfloat16"),
+            ({"features": {"vision": {"dtype": "float16"}}}, "vision.dtype float32, the model's float16"),
+            ({"features": None, "encode_key": "0" * 24}, "does not say of which weights"),
+        ):
+            other = _with_info(Path(folder), tmp_path / "other", changes)
+            with pytest.raises(ConfigError, match=words):
+                plan_index(index_request(artifact, str(other), str(tmp_path / "refused")))
+        older = _with_info(Path(folder), tmp_path / "other", {"features": None})
+        assert plan_index(index_request(artifact, str(older), str(index))) == []
 
     def test_an_encode_artifact_is_to_be_indexed_first(self, tmp_path: Path, home: Path, manifest: Path) -> None:
         from tests.unit.test_serving_load import template
@@ -319,6 +333,23 @@ class TestSearch:
         features = r"are of timm:test_vit \(mean; num_frames=2, 32 px\).*reads those of .*num_frames=3, 64 px"
         with pytest.raises(ConfigError, match=features):
             plan_index(index_request(folder, str(template()[0]), str(tmp_path / "index")))
+
+
+def _with_info(folder: Path, target: Path, changes: dict[str, Any]) -> Path:
+    """A copy of a model folder that says other things of itself; what is None it does not say."""
+    shutil.copytree(folder, target, dirs_exist_ok=True)
+    manifest = json.loads((folder / "model.json").read_text())
+    for name, value in changes.items():
+        if isinstance(value, dict):
+            for part, change in value.items():
+                old = manifest["info"][name][part]
+                manifest["info"][name][part] = {**old, **change} if isinstance(change, dict) else change
+        elif value is None:
+            del manifest["info"][name]
+        else:
+            manifest["info"][name] = value
+    (target / "model.json").write_text(json.dumps(manifest))
+    return target
 
 
 class TestNothingStale:

@@ -125,6 +125,8 @@ def test_a_model_searches_an_index_of_its_own_alone(tmp_path: Path) -> None:
     assert found[0].moment_seconds is None and found[0].is_missing and len(found) == 6
     one = model.search(tmp_path / "own", "red", where={"colour": ["blue"]})
     assert [hit.video_id for hit in one] == ["v2"]
+    with pytest.raises(ConfigError, match="query 2 of 2 has 10,000 characters; at most 1,000 are taken"):
+        model.search(index, ["red", "x" * 10_000])
     with pytest.raises(ConfigError, match="query 2 of 2 is empty"):
         model.search(index, ["red", " \n"])
     other = make_index(tmp_path / "other", unit_rows(3, 8))

@@ -18,9 +18,16 @@ def add_index_command(commands: Any) -> None:
     command.add_argument("--retry", choices=["failed"], help="try clips again that failed for good")
     command.add_argument("--verify", action="store_true", help="hash every video and stored shard again")
     command.add_argument(
-        "--accept-code-change", action="store_true", help="keep what another version of vlmvid has embedded"
+        "--accept-code-change",
+        action="store_true",
+        help="keep what another version of vlmvid has embedded, now and later",
     )
-    command.add_argument("--faiss", action="store_true", help="prepare approximate search too, for millions of clips")
+    command.add_argument("--replace", action="store_true", help="let the index of other videos become one of these")
+    command.add_argument(
+        "--faiss",
+        action=argparse.BooleanOptionalAction,
+        help="prepare approximate search too, for millions of clips (default: as the index has it)",
+    )
     command.add_argument("--workers", type=int, help="decoding processes (default: one per core; 0 = this process)")
     add_json(command)
     command.set_defaults(command=_index)
@@ -38,6 +45,7 @@ def _index(arguments: argparse.Namespace) -> int:
         verify=arguments.verify,
         accept_code_change=arguments.accept_code_change,
         decode_workers=arguments.workers,
+        replace=arguments.replace,
         faiss=arguments.faiss,
     )
     report = build_index(request)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,39 +18,33 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from vlmvid.artifacts import Store, open_store
-from vlmvid.artifacts.code import code_closure, combined_digest, package_versions
 from vlmvid.artifacts.digests import sha256_file
-from vlmvid.artifacts.files import read_json
 from vlmvid.config.base import Config
-from vlmvid.config.encoders import VisionConfig
-from vlmvid.config.schema import DecodeConfig, RunOptions
+from vlmvid.config.schema import RunOptions
 from vlmvid.errors import ConfigError, DecodeError
 from vlmvid.pipeline.decode import decode_limits, first_of_each, num_workers
-from vlmvid.pipeline.indexing_sources import (
-    ClipToEmbed,
-    artifact_recipe,
-    artifact_values,
-    list_clips,
-    stored_artifact,
+from vlmvid.pipeline.indexing_model import (
+    ModelFacts,
+    accept_code,
+    code_digest,
+    model_facts,
+    require_features,
+    require_of_index,
+    require_planned,
 )
+from vlmvid.pipeline.indexing_sources import ClipToEmbed, artifact_values, list_clips, stored_artifact
 from vlmvid.pipeline.progress import StageProgress
 from vlmvid.pipeline.request import ShardReport
 from vlmvid.serving.video_index_faiss import load_faiss
+from vlmvid.serving.video_index_files import CELLS_FILE, STAGE, IndexDescription, stored_description
 from vlmvid.serving.video_index_folder import check_folder
 from vlmvid.types import FrameBatch
 
 if TYPE_CHECKING:
     from vlmvid.serving.model import VideoTextModel
-    from vlmvid.serving.video_index_files import IndexDescription
 
 # N clips, S time steps
-STAGE = "index"
 FRAMES_PER_BATCH = 64
-CODE_ROOTS = (
-    "vlmvid.serving.video_index_embedding",
-    "vlmvid.serving.visual_features",
-    "vlmvid.serving.dual_encoder",
-)
 Columns = dict[str, NDArray[Any]]
 
 
@@ -60,8 +53,9 @@ class IndexRequest(Config):
 
     `videos` is a folder, a manifest or an encode artifact; `model` an address as `vlmvid.load` takes it; `out` the
     folder of the index. What failed for good is tried again with `retry_failed`; `verify` hashes source files and
-    shards again; with `accept_code_change` clips count as embedded that other code has embedded;
-    `faiss` prepares approximate search, too.
+    shards again; with `accept_code_change` clips count as embedded that other code has embedded, now and later;
+    `replace` lets an index become one of other videos; `faiss` prepares approximate search, too, None where the index
+    has it already.
     """
 
     videos: str
@@ -70,7 +64,8 @@ class IndexRequest(Config):
     retry_failed: bool = False
     verify: bool = False
     accept_code_change: bool = False
-    faiss: bool = False
+    replace: bool = False
+    faiss: bool | None = None
     shard_size: int = Field(default=128, gt=0, le=1024)
     decode_workers: int | None = Field(default=None, ge=0)
 
@@ -86,19 +81,6 @@ class IndexJob(Config):
     def task_name(self) -> str:
         """What tells its task from the others: its number from 1."""
         return str(self.number + 1)
-
-
-@dataclass(frozen=True)
-class ModelFacts:
-    """What can be said of a model without loading it.
-
-    `digest` is its `embedding_digest`; `is_adapted` says that its own vision encoder was trained; `sees` is `seen_by`.
-    """
-
-    folder: Path
-    digest: str
-    is_adapted: bool
-    sees: str
 
 
 def index_request(videos: str, model: str, out: str, **options: Any) -> IndexRequest:
@@ -131,14 +113,20 @@ def plan_index(request: IndexRequest) -> list[IndexJob]:
     """The shards still to embed: clips that are new, in source order.
 
     Raises:
-        ConfigError: the index was made with another model; or the model embeds no videos, or not from the stored
-            features of an encode artifact.
+        ConfigError: the index was made with another model or of other videos; or the model embeds no videos, or not
+            from these stored features of an encode artifact; or faiss is needed and not there.
     """
-    if request.faiss:
-        load_faiss()  # said before anything is decoded
+    before = stored_description(Path(request.out))
+    check_source(request, before)
+    check_cells(request, before)
     store, facts = open_index_store(request), model_facts(request.model)
     store.refresh()  # a process may build more than once
-    check_model(request, facts)
+    require_of_index(request.out, before, request.model, facts)
+    artifact = stored_artifact(request.videos)
+    if artifact is not None:
+        require_features(artifact, request.model, facts)
+    if request.accept_code_change:
+        accept_code(store, before)
     store.verify_clips(STAGE)
     listed = [one for one in list_clips(request.videos, store, key_salt(request, facts)) if one.error is None]
     known = store.clips(STAGE).rows(one.key for one in listed)
@@ -160,11 +148,7 @@ def run_index_shard(request: IndexRequest, job: IndexJob) -> ShardReport:
     Raises ConfigError when `model` names another one than when the work was planned.
     """
     store, model = open_index_store(request), open_index_model(request)
-    if model.embedding_digest != job.model_digest:
-        raise ConfigError(
-            f"{request.model} is another model (digest {model.embedding_digest}) than when the build began (digest "
-            f"{job.model_digest}): its alias moved, or its files were replaced; build the index again"
-        )
+    require_planned(request.model, model.embedding_digest, job.model_digest)
     artifact = stored_artifact(request.videos)
     shard = _Shard(model)
     if artifact is not None:
@@ -277,87 +261,37 @@ def open_index_model(request: IndexRequest) -> VideoTextModel:
     return _load(facts.folder, sha256_file(facts.folder / "model.json"))
 
 
-def model_facts(uri: str) -> ModelFacts:
-    """The model at `uri`, its files checked; raises ConfigError when it embeds no videos, and as `vlmvid.load`."""
-    from vlmvid.serving.load import fetch_model_folder
-
-    folder = fetch_model_folder(uri)
-    facts = _facts(folder, sha256_file(folder / "model.json"))
-    if not facts.digest:
+def check_source(request: IndexRequest, before: IndexDescription | None) -> None:
+    """Raise ConfigError where the index that is there is of other videos, and they were not to be replaced."""
+    if before is not None and before.source not in ("", request.videos) and not request.replace:
         raise ConfigError(
-            f"the model {uri} has no alignment, so it embeds neither videos nor texts and nothing can be searched with "
-            "it; register one from a recipe with an 'align' section"
+            f"the video index {request.out} is of {before.source}, and would become one of {request.videos}: what is "
+            "not there would go; name another folder with --out, or give --replace"
         )
-    return facts
 
 
-@lru_cache(maxsize=4)
-def _facts(folder: Path, digest: str) -> ModelFacts:
-    """The model in `folder`, whose files are hashed once per process and `digest` of its manifest."""
-    from vlmvid.serving.model_folder import embedding_digest, read_decode, verify_model_folder
-
-    manifest = verify_model_folder(folder)
-    stated = read_json(folder / "vision" / "vision.json")
-    vision = VisionConfig(backbone=stated["name"], **stated["features"])
-    return ModelFacts(
-        folder,
-        embedding_digest(manifest["files"]),
-        is_adapted="vision" in manifest["info"].get("adapted", ()),
-        sees=seen_by(read_decode(folder), vision),
-    )
+def keeps_cells(request: IndexRequest, before: IndexDescription | None) -> bool:
+    """Whether the index is to have what approximate search needs: as it was asked for, else where it is there."""
+    return request.faiss if request.faiss is not None else before is not None and CELLS_FILE in before.files
 
 
-def check_model(request: IndexRequest, facts: ModelFacts) -> None:
-    """Raise ConfigError where the model does not go with the index that is there, or with the source."""
-    from vlmvid.serving.video_index_files import stored_description
-
-    before = stored_description(Path(request.out))
-    if before is not None and before.model_digest != facts.digest:
-        raise ConfigError(
-            f"the video index {request.out} was made with the model {before.model_name!r} ({before.encoders}; digest "
-            f"{before.model_digest}), and {request.model} is another (digest {facts.digest}): their embeddings cannot "
-            "be compared; name another folder with --out, or remove this one"
-        )
-    artifact = stored_artifact(request.videos)
-    if artifact is None:
+def check_cells(request: IndexRequest, before: IndexDescription | None) -> None:
+    """Raise ConfigError where that is to be, and faiss is not installed."""
+    if not keeps_cells(request, before):
         return
-    if facts.is_adapted:
+    try:
+        load_faiss()
+    except ConfigError as error:
+        if request.faiss:
+            raise
         raise ConfigError(
-            f"the model {request.model} was trained end to end, and the stored features of {request.videos} are those "
-            "of the encoder before it; give the videos themselves: their folder, or a manifest"
-        )
-    recipe = artifact_recipe(artifact)
-    made, read = seen_by(recipe.decode, recipe.encode.vision), facts.sees
-    if made != read:
-        raise ConfigError(
-            f"the stored features of {request.videos} are of {made}, and the model {request.model} reads those of "
-            f"{read}; give the videos themselves, or the artifact of a recipe with the model's encoder"
-        )
-
-
-def seen_by(decode: DecodeConfig, vision: VisionConfig) -> str:
-    """What decides a clip's features, in words: backbone, feature and frames."""
-    family, colon, name = vision.backbone.partition(":")
-    layer = "" if vision.layer is None else f", layer {vision.layer}"
-    feature = f"grid {vision.grid_size}" if vision.feature == "grid" else vision.feature
-    sampling = decode.sampling.model_dump(mode="json", exclude_defaults=True)
-    frames = ", ".join(f"{key}={value}" for key, value in sampling.items())
-    # A folder's path says nothing on another machine.
-    return f"{family}{colon}{Path(name).name if colon else name} ({feature}{layer}; {frames}, {decode.image_size} px)"
+            f"the video index {request.out} was built with --faiss: {error}, or give --no-faiss"
+        ) from error
 
 
 def key_salt(request: IndexRequest, facts: ModelFacts) -> tuple[str, str]:
     """What decides an embedding besides the clip: the model, and the code."""
-    from vlmvid.serving.video_index_files import stored_description
-
-    before: IndexDescription | None = stored_description(Path(request.out)) if request.accept_code_change else None
-    return facts.digest, code_digest() if before is None else before.code
-
-
-def code_digest() -> str:
-    """Digest of the code, and of the versions of packages, that make an embedding of a video."""
-    modules, packages = code_closure(CODE_ROOTS)
-    return combined_digest(modules, package_versions(packages))
+    return facts.digest, code_digest(open_index_store(request))
 
 
 def permanent_failures(store: Store) -> set[str]:

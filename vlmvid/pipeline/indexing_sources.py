@@ -101,6 +101,11 @@ def artifact_recipe(folder: Path) -> Recipe:
     return _context_of(folder, (folder / MANIFEST_FILE).stat().st_mtime_ns).recipe
 
 
+def artifact_features(folder: Path) -> dict[str, Any]:
+    """What decides the features of an encode artifact, as `StageKeys.features_config`; raises as `artifact_recipe`."""
+    return _context_of(folder, (folder / MANIFEST_FILE).stat().st_mtime_ns).keys.features_config()
+
+
 def artifact_values(folder: Path, places: Sequence[int], reads: str) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
     """The stored features (n, S, C), or patch tokens (n, S, P, C), of these rows of an encode artifact's index.
 
@@ -125,7 +130,12 @@ def _of_videos(videos: Path, store: Store, salt: Sequence[str]) -> Iterator[List
             yield Listed(clip, "", error=error)
             continue
         digest = sources.digest(Path(clip.path))
-        yield Listed(clip, digest, hash_json([*salt, digest, clip.start_seconds, clip.end_seconds]))
+        yield Listed(clip, digest, embedding_key(salt, digest, clip))
+
+
+def embedding_key(salt: Sequence[str], source_sha256: str, clip: Clip) -> str:
+    """The key of what the model makes of a clip of a file of that content; `salt` as `list_clips`."""
+    return hash_json([*salt, source_sha256, clip.start_seconds, clip.end_seconds])
 
 
 def _data_config(videos: Path) -> DataConfig:

@@ -17,21 +17,23 @@ from vlmvid.artifacts import ClipStore, Row, Store
 from vlmvid.config.base import Config
 from vlmvid.errors import ArtifactError, StageError
 from vlmvid.pipeline.indexing import (
-    STAGE,
     IndexRequest,
     building,
+    keeps_cells,
     key_salt,
-    model_facts,
     open_index_model,
     open_index_store,
     plan_index,
     progress_of,
     run_index_shard,
 )
+from vlmvid.pipeline.indexing_kept import is_passing, with_kept_rows
+from vlmvid.pipeline.indexing_model import model_facts, require_planned
 from vlmvid.pipeline.indexing_sources import Listed, list_clips
 from vlmvid.serving.video_index import encoders_of
 from vlmvid.serving.video_index_files import (
     EMBEDDINGS,
+    STAGE,
     STEPS,
     FailedRow,
     IndexDescription,
@@ -105,39 +107,47 @@ def build_index(request: IndexRequest) -> IndexReport:
     Raises as `vlmvid.pipeline.indexing.plan_index`, `vlmvid.pipeline.indexing_sources.list_clips` and `finish_index`.
     """
     with building(request):
+        model_digest = model_facts(request.model).digest
         embedded = sum(run_index_shard(request, job).ok for job in plan_index(request))
-        return finish_index(request, embedded)
+        return finish_index(request, embedded, model_digest)
 
 
-def finish_index(request: IndexRequest, embedded: int) -> IndexReport:
+def finish_index(request: IndexRequest, embedded: int, model_digest: str) -> IndexReport:
     """Write the table of the clips that are embedded and remove what no clip needs; `embedded` goes into the report.
 
-    Nothing is written where nothing changed. Raises StageError when not one clip could be embedded; an index that was
-    there then stays as it was.
+    Nothing is written where nothing changed; a clip whose file cannot be read for a passing reason stays as it was.
+
+    Raises:
+        ConfigError: `model` names another one than that of `model_digest`, of which the build was planned.
+        StageError: not one clip could be embedded; an index that was there then stays as it was.
     """
     store, facts, folder = open_index_store(request), model_facts(request.model), Path(request.out)
     progress_of(request.out).end(STAGE)
-    salt = key_salt(request, facts)
-    listing = _listing(store, list_clips(request.videos, store, salt))
+    require_planned(request.model, facts.digest, model_digest)
+    salt, before = key_salt(request, facts), stored_description(folder)
+    listed = list_clips(request.videos, store, salt)
+    listing = _listing(store, with_kept_rows(store, before, listed, salt))
     for row in listing.failed:
         logger.warning("%s: %s: %s (%s)", STAGE, row.video_id, row.message, row.reason_code)
     if not listing.good:
         raise StageError(_nothing_embedded(request, listing.failed))
-    before, removed = stored_description(folder), 0
-    digest = f"{listing.digest}{'+cells' if request.faiss else ''}"
-    if before is None or before.content != digest or not _is_whole(request, before):
+    removed, with_cells = 0, keeps_cells(request, before)
+    digest = f"{listing.digest}{'+cells' if with_cells else ''}"
+    if before is None or (before.content, before.source) != (digest, request.videos) or not _is_whole(request, before):
         removed = len(_ids(folder, before) - {one.clip.video_id for one in listing.good})
         model = open_index_model(request)
-        maker = Maker(facts.digest, model.name, encoders_of(model), salt[1])
-        tags = _Tags(_known_tags(folder, before), model.encode_text)
+        require_planned(request.model, model.embedding_digest, model_digest)
+        maker = Maker(facts.digest, model.name, encoders_of(model), salt[1], request.videos)
+        tags = _Tags(_known_tags(folder, before, salt[1]), model.encode_text)
         publish_table(
-            folder, maker, replace(_content(store.clips(STAGE), listing, digest, tags), with_cells=request.faiss)
+            folder, maker, replace(_content(store.clips(STAGE), listing, digest, tags), with_cells=with_cells)
         )
     else:
         remove_old_tables(folder)
-    # Those of the table before stay for whoever has it open; the next build removes them.
-    kept = {row.shard for row in listing.places.values()}
-    remove_old_shards(folder, kept.union(before.shards if before is not None else ()))
+    if not any(is_passing(one) for one in listed):
+        # Those of the table before stay for whoever has it open; the next build removes them.
+        kept = {row.shard for row in listing.places.values()}
+        remove_old_shards(folder, kept.union(before.shards if before is not None else ()))
     return IndexReport(
         out=request.out,
         clips=len(listing.good),
@@ -249,8 +259,9 @@ class _Tags:
         return np.stack([found[text] for text in texts])
 
 
-def _known_tags(folder: Path, before: IndexDescription | None) -> dict[str, NDArray[np.float16]]:
-    if before is None:
+def _known_tags(folder: Path, before: IndexDescription | None, code: str) -> dict[str, NDArray[np.float16]]:
+    """Tags with their embeddings as that code has computed them."""
+    if before is None or before.code != code:
         return {}
     try:
         texts, embeddings = read_tags(folder, before)

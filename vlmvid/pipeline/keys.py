@@ -176,6 +176,13 @@ class StageKeys:
         config = {name: value for name, value in self._vision_config.items() if name not in _OF_FEATURES}
         return hash_json(["tokens", decode_key, config, self.vision_digest, self.code_digest("encode")])
 
+    def features_config(self) -> dict[str, Any]:
+        """What decides the stored features besides the code, as JSON values."""
+        # The digest of the weights says which they are, also of random ones.
+        left_out = {"also", "times", "pretrained", "seed"}
+        vision = {name: value for name, value in self._vision_config.items() if name not in left_out}
+        return {"decode": self._decode_config, "vision": vision, "weights": self.vision_digest}
+
     def text_key(self, text: str) -> str:
         """The key of one text's features."""
         return hash_json([text, self._text_config, self.text_digest, self.code_digest("text")])

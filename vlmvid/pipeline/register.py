@@ -127,13 +127,17 @@ def read_registered(folder: Path) -> dict[str, str | None]:
 
 def _build(context: RunContext, folder: Path) -> None:
     from vlmvid.data.instructions import CAPTION_PROMPTS
-    from vlmvid.serving.model_folder import ANSWERS, CAPTION_PROMPT, write_model_folder
+    from vlmvid.serving.model_folder import ANSWERS, CAPTION_PROMPT, FEATURES, write_model_folder
     from vlmvid.serving.speaker import Ranking
     from vlmvid.serving.visual_features import StoredAs
 
     recipe = context.recipe
     encode = recipe.encode
-    info: dict[str, Any] = {"recipe": recipe.name, "adapted": list(recipe.adapted_encoders)}
+    info: dict[str, Any] = {
+        "recipe": recipe.name,
+        "adapted": list(recipe.adapted_encoders),
+        FEATURES: context.keys.features_config(),
+    }
     if recipe.train_vlm is not None:
         # Kept with the model, so that what it says does not change with the words of later code.
         info[CAPTION_PROMPT] = CAPTION_PROMPTS[0]

@@ -158,12 +158,13 @@ def search_index(
     """What a video index has for each text with the model that made it; `where` as `VideoIndex.search`,
     `approximate` as `VideoIndex.open`.
 
-    Raises ArtifactError when `index` is no index, ConfigError, naming both, when it was made with another model, and
-    what `vlmvid.load` raises.
+    Raises ArtifactError when `index` is no index, ConfigError, naming both, when it was made with another model, for a
+    text that is empty or too long, and what `vlmvid.load` raises.
     """
     from vlmvid.serving.load import load
-    from vlmvid.serving.search_results import search_texts
+    from vlmvid.serving.search_results import check_queries, search_texts
     from vlmvid.serving.video_index import VideoIndex
 
+    check_queries(texts)  # before a model is loaded
     opened = VideoIndex.open(index, approximate=approximate)
     return search_texts(opened, load(model), texts, top_k, where)

@@ -187,7 +187,7 @@ class VideoTextModel:
 
         Raises:
             ArtifactError: the folder holds no index.
-            ConfigError: an index of another model, an empty text, or what `VideoIndex.search` refuses.
+            ConfigError: an index of another model, an empty or too long text, or what `VideoIndex.search` refuses.
         """
         opened = VideoIndex.open(index) if isinstance(index, Path_) else index
         return search_texts(opened, self, [texts] if isinstance(texts, str) else texts, top_k, where)

@@ -38,6 +38,7 @@ FORMAT_VERSIONS = (1, 2)
 MANIFEST = "model.json"
 CAPTION_PROMPT = "caption_prompt"
 ANSWERS = "answers"  # in the info: how questions with choices are asked, as `Ranking` reads it
+FEATURES = "features"  # in the info: what decides the features, as `vlmvid.pipeline.keys` has it
 Part = Literal["vision", "text", "alignment", "vlm", "reward", "vlm_vision"]
 _DECODE, _ENCODE = "decode.json", "encode.json"
 _READ_BY_ALL = (_DECODE, _ENCODE)  # of the parts

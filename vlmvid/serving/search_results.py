@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from vlmvid.errors import ConfigError, DecodeError
 from vlmvid.serving.showing import Showable, html_table
 from vlmvid.serving.terminal import Column, Terminal, bold, filmstrip_lines, table_lines
+from vlmvid.serving.web.options import MAX_QUERY_CHARACTERS
 from vlmvid.types import Record
 from vlmvid.video.options import ClipJob
 
@@ -141,12 +142,10 @@ def search_texts(
         where: attribute name -> values of which a clip must have one, as `VideoIndex.search`.
 
     Raises:
-        ConfigError: an index of another model, a text without words, or what `VideoIndex.search` refuses.
+        ConfigError: an index of another model, what `check_queries` refuses, or what `VideoIndex.search` refuses.
     """
+    check_queries(texts)
     index.require_model(model)
-    blank = [number for number, text in enumerate(texts, start=1) if not text.strip()]
-    if blank:
-        raise ConfigError(f"query {blank[0]} of {len(texts)} is empty; describe in a few words what to look for")
     queries = model.encode_text(list(texts))
     rows, scores = index.search(queries, top_k, where)
     hits = []
@@ -167,6 +166,19 @@ def search_texts(
                 )
             )
     return SearchResults(hits)
+
+
+def check_queries(texts: Sequence[str]) -> None:
+    """Raise ConfigError for a text without words, or longer than is read: a text encoder would cut it unsaid."""
+    mend = "describe in a few words what to look for"
+    for number, text in enumerate(texts, start=1):
+        name = f"query {number} of {len(texts)}"
+        if not text.strip():
+            raise ConfigError(f"{name} is empty; {mend}")
+        if len(text) > MAX_QUERY_CHARACTERS:
+            raise ConfigError(
+                f"{name} has {len(text):,} characters; at most {MAX_QUERY_CHARACTERS:,} are taken: {mend}"
+            )
 
 
 def _shown(hits: Sequence[SearchHit]) -> tuple[list[Column], list[list[str]]]:

@@ -18,7 +18,7 @@ An index of which only `clips` is there was not finished; building it again goes
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -55,6 +55,7 @@ class IndexDescription(Config):
         encoders: the names of these parts, for people.
         table: name of the table's folder; `files` are sizes and hashes of its files.
         code: digest of the code that embedded the clips.
+        source: the folder, manifest or artifact that the clips are of.
         content: digest of the rows and failures, by which a build that changes nothing is known.
         shards: the folders below ``clips/index`` that the table leads to.
         num_steps: S, time steps with an embedding of their own in every clip; 0 = none.
@@ -67,6 +68,7 @@ class IndexDescription(Config):
     model_name: str
     encoders: str
     code: str = ""
+    source: str = ""
     content: str = ""
     table: str = Field(pattern="^[0-9a-z-]+$")
     files: dict[str, FileInfo]
@@ -218,6 +220,18 @@ def read_failed(folder: Path) -> list[FailedRow]:
     check_files(folder, description)
     table = pq.read_table(table_folder(folder, description.table) / FAILED_FILE)
     return [FailedRow.model_validate(row) for row in table.to_pylist()]
+
+
+def read_rows(folder: Path, description: IndexDescription) -> Iterator[TableRow]:
+    """All rows, in order; raises ArtifactError when they cannot be read."""
+    path = table_folder(folder, description.table) / ROWS_FILE
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(ROWS_PER_GROUP):
+                for row in batch.to_pylist():
+                    yield TableRow.model_validate({**row, "attributes": dict(row["attributes"])})
+    except (OSError, pa.ArrowException) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}; {_mend(folder)}") from error
 
 
 def read_ids(folder: Path, description: IndexDescription) -> list[str]:

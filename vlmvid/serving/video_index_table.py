@@ -43,12 +43,15 @@ MAX_TAG_CHARACTERS = 500
 
 @dataclass(frozen=True)
 class Maker:
-    """What embedded the clips: `VideoTextModel.embedding_digest`, the model's name and parts in words, and the code."""
+    """What embedded the clips: `VideoTextModel.embedding_digest`, the model's name and parts in words, and the code;
+    and where they are from.
+    """
 
     digest: str
     name: str
     encoders: str
     code: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ def publish_table(folder: Path, maker: Maker, content: TableContent) -> IndexDes
             model_name=maker.name,
             encoders=maker.encoders,
             code=maker.code,
+            source=maker.source,
             content=content.digest,
             table=name,
             files=describe_files(temporary),
