@@ -309,7 +309,10 @@ class TestSearch:
         assert len(hits) == 10
         artifact = refs["encode"].uri
         for changes, words in (
-            ({"features": {"weights": "sha256:0"}}, "weights random:0:[0-9a-f]+, the model's sha256:0; give the videos"),
+            (
+                {"features": {"weights": "sha256:0"}},
+                "weights random:0:[0-9a-f]+, the model's sha256:0; give",
+            ),
             ({"features": {"decode": {"reader": "torchcodec"}}}, "decode.reader [a-z]+, the model's torchcodec"),
             ({"features": {"vision": {"precision": "bfloat16"}}}, "vision.precision float32, the model's bfloat16"),
             ({"features": {"vision": {"dtype": "float16"}}}, "vision.dtype float32, the model's float16"),

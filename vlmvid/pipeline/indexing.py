@@ -285,7 +285,7 @@ def check_cells(request: IndexRequest, before: IndexDescription | None) -> None:
         if request.faiss:
             raise
         raise ConfigError(
-            f"the video index {request.out} was built with --faiss: {error}, or give --no-faiss"
+            f"the video index {request.out} was built with --faiss: {error}; --no-faiss leaves it out"
         ) from error
 
 

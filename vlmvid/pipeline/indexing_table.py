@@ -133,7 +133,8 @@ def finish_index(request: IndexRequest, embedded: int, model_digest: str) -> Ind
         raise StageError(_nothing_embedded(request, listing.failed))
     removed, with_cells = 0, keeps_cells(request, before)
     digest = f"{listing.digest}{'+cells' if with_cells else ''}"
-    if before is None or (before.content, before.source) != (digest, request.videos) or not _is_whole(request, before):
+    is_whole = before is not None and _is_whole(request, before)
+    if not is_whole or before is None or (before.content, before.source) != (digest, request.videos):
         removed = len(_ids(folder, before) - {one.clip.video_id for one in listing.good})
         model = open_index_model(request)
         require_planned(request.model, model.embedding_digest, model_digest)
@@ -144,8 +145,9 @@ def finish_index(request: IndexRequest, embedded: int, model_digest: str) -> Ind
         )
     else:
         remove_old_tables(folder)
-    if not any(is_passing(one) for one in listed):
-        # Those of the table before stay for whoever has it open; the next build removes them.
+    is_away = any(row.status == "failed_transient" for row in listing.failed)
+    if not is_away and (is_whole or not any(is_passing(one) for one in listed)):
+        # What could not be read may lie in any shard. Those of the table before stay for whoever has it open.
         kept = {row.shard for row in listing.places.values()}
         remove_old_shards(folder, kept.union(before.shards if before is not None else ()))
     return IndexReport(
