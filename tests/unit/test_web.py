@@ -6,6 +6,7 @@ import asyncio
 import io
 import os
 import re
+import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -138,6 +139,15 @@ def test_clips_like_one_leave_it_out(server: Running) -> None:
     assert found["query"] == "v4" and all(hit["moment"] is None for hit in found["hits"])
     only = server.get("/api/clips/4/similar", where="colour:green").json()["hits"]
     assert {hit["clip"]["attributes"]["colour"] for hit in only} == {"green"}
+
+
+def test_what_is_no_request_is_told_so_in_plain_text(server: Running) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    for head in (b"GET\r\n\r\n", b"GET /health HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n"):
+        with socket.create_connection((host, int(port)), timeout=30) as connection:
+            connection.sendall(head)
+            answer = connection.recv(4096).lower()
+            assert answer.startswith(b"http/1.1 400 ") and b"content-type: text/plain" in answer
 
 
 def test_only_rows_of_the_index_can_be_addressed(server: Running) -> None:

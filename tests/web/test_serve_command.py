@@ -100,6 +100,7 @@ def test_it_ends_in_time_while_the_model_works(tmp_path: Path) -> None:
             refused = sent.result()
     finally:
         process.kill()
+        process.wait()
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "5") and "is ending" in refused.text
     assert (process.returncode, "Traceback" in said) == (0, False), said
     assert seconds < 15, "five, and what a busy machine adds"

@@ -1,7 +1,8 @@
 """The web service: a page, and the REST API behind it.
 
-Every request runs on one event loop. Threads embed and search (one), look at videos (one), and wait for the decode
-workers; the loop itself only passes on, so a slow video or a long answer keeps nobody else waiting.
+Every request runs on one event loop. Threads embed and search (one), look at videos (one), wait for the decode
+workers, and ask which files are there; the loop itself only passes on, so a slow video or a long answer keeps nobody
+else waiting.
 """
 
 from __future__ import annotations
