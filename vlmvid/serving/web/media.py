@@ -6,7 +6,6 @@ import asyncio
 import base64
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
 from typing import TypeVar
 
@@ -15,6 +14,7 @@ from vlmvid.errors import DecodeError
 from vlmvid.serving.visual_features import VisualFeatures
 from vlmvid.serving.web.errors import busy
 from vlmvid.serving.web.options import ServeOptions
+from vlmvid.serving.web.threads import DaemonThreads
 from vlmvid.types import FrameBatch
 from vlmvid.video.isolation.pool import DecodePool, Outcomes
 from vlmvid.video.options import ClipJob, DecodeLimits
@@ -43,7 +43,7 @@ class Media:
         )
         self._options = options
         self._pool = DecodePool(decode, limits, num_workers=options.decode_workers)
-        self._threads = ThreadPoolExecutor(options.decode_workers, thread_name_prefix="vlmvid-media")
+        self._threads = DaemonThreads(options.decode_workers, "vlmvid-media")
         self._num_waiting = 0
         self._kept: OrderedDict[Key, bytes | DecodeError] = OrderedDict()
         self._kept_bytes = 0
@@ -55,7 +55,7 @@ class Media:
         try:
             yield
         finally:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+            self._threads.shutdown()
             await asyncio.to_thread(self._pool.close)
 
     async def thumbnail(self, clip: ClipJob, seconds: float | None) -> bytes:
