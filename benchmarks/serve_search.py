@@ -23,6 +23,7 @@ import os
 import resource
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -207,7 +208,7 @@ def pin_threads(num_threads: int) -> None:
     wanted = {name: str(num_threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
     if any(os.environ.get(name) != value for name, value in wanted.items()):
         command = [sys.executable, "-m", "benchmarks.serve_search", *sys.argv[1:]]
-        os.execve(sys.executable, command, os.environ | wanted)  # noqa: S606 - this very program
+        sys.exit(subprocess.run(command, env=os.environ | wanted).returncode)
 
 
 def main() -> int:

@@ -176,6 +176,8 @@ def test_a_thumbnail_is_the_frame_that_was_asked_for(server: Running) -> None:
     assert np.asarray(picture).sum(axis=(0, 2)).argmax() in (13, 14, 15)
     middle = server.get("/api/clips/5/thumbnail").content
     assert middle == server.get("/api/clips/5/thumbnail", seconds=0.5).content != answer.content
+    # Addresses have milliseconds: frame 2 begins at a third of a second.
+    assert server.get("/api/clips/5/thumbnail", seconds=0.333).content == answer.content
     last = server.get("/api/clips/5/thumbnail", seconds=1e9).content
     assert last == server.get("/api/clips/5/thumbnail", seconds=0.9).content
     for seconds in (-1, "nan", "inf", "x"):

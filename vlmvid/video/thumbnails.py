@@ -13,7 +13,7 @@ from PIL import Image
 from vlmvid.video.readers.reader import open_video
 
 _QUALITY = 80
-_TOLERANCE_SECONDS = 5e-7  # as clip bounds, so that 0.1 s finds the frame stored at 0.1 s
+_TOLERANCE_SECONDS = 6e-4  # addresses give milliseconds, so that 0.333 s finds the frame stored at 1/3 s
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
