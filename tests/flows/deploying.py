@@ -113,6 +113,17 @@ def task_states(run: FlowRun) -> dict[str, str]:
         return {one.name: one.state_name or "" for one in runs}
 
 
+def wait_for_log(run: FlowRun, beginning: str, seconds: float = 30) -> str:
+    """The first message that begins so; Prefect sends them in batches, a while after they were written."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        found = [message for _, _, message in logs_of(run) if message.startswith(beginning)]
+        if found:
+            return found[0]
+        time.sleep(0.2)
+    raise AssertionError(f"no log of {run.name} begins with {beginning!r}: {logs_of(run)}")
+
+
 def logs_of(run: FlowRun) -> list[tuple[str, int, str]]:
     """Logger, level and message of every record, those of tasks too."""
     with client() as api:

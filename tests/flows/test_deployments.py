@@ -10,7 +10,17 @@ import pytest
 from prefect.exceptions import PrefectHTTPStatusError
 
 from tests.flows import deploying
-from tests.flows.deploying import artifacts_of, below, logs_of, prefect, task_states, trigger, wait_for_end, work_once
+from tests.flows.deploying import (
+    artifacts_of,
+    below,
+    logs_of,
+    prefect,
+    task_states,
+    trigger,
+    wait_for_end,
+    wait_for_log,
+    work_once,
+)
 from tests.flows.test_pipeline_flow import runs_of
 from tests.tiny import write_dataset, write_recipe
 
@@ -118,7 +128,7 @@ def test_encode_alone_runs_the_stages_before_it_when_asked(
     artifacts = artifacts_of([run])
     assert artifacts["vlmvid-progress-encode"].data == 100
     assert "encode (10 ok" in artifacts["vlmvid-summary"].data and "align" not in artifacts["vlmvid-summary"].data
-    assert any(message.startswith("encode: running") for _, _, message in logs_of(run))
+    wait_for_log(run, "encode: running")
     # In MLflow the pipeline's run and the stages' name the flow run that made them.
     recorded = {one.data.tags.get("vlmvid.stage", "pipeline"): one.data.tags for one in runs_of(tracked_home)}
     assert set(recorded) == {"pipeline", "ingest", "decode", "encode"}
